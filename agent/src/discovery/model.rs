@@ -1,0 +1,97 @@
+//! Pure: workloads and services as every source describes them.
+//! Never: indexes (see `snapshot`), wire types.
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use crate::identity::Identity;
+
+/// One pod or virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Unique name, in Istio's form: `<cluster>//Pod/<namespace>/<name>`.
+    pub uid: Arc<str>,
+    /// The pod's name.
+    pub name: Arc<str>,
+    /// The Kubernetes namespace.
+    pub namespace: Arc<str>,
+    /// Every address of the pod, IPv4 and IPv6; never a node's own address.
+    pub addresses: Vec<IpAddr>,
+    /// The node that it runs on; empty when it is on none yet.
+    pub node: Arc<str>,
+    /// Whom its certificate must prove it to be.
+    pub identity: Identity,
+    /// How peers reach it.
+    pub protocol: Protocol,
+    /// Whether the pod reports itself ready.
+    pub ready: bool,
+    /// The name that dashboards group by: `app.kubernetes.io/name`, `app`, or the workload's name.
+    pub canonical_name: Arc<str>,
+    /// The version that dashboards group by: `app.kubernetes.io/version`, `version`, or `latest`.
+    pub canonical_revision: Arc<str>,
+    /// The owner's name (deployment, job, or the pod itself).
+    pub workload_name: Arc<str>,
+    /// Where its network namespace is, when it runs on this node.
+    pub netns: Option<PathBuf>,
+    /// Where it was declared.
+    pub origin: Origin,
+}
+
+/// How a workload is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Outside the mesh: plain TCP.
+    Tcp,
+    /// Enrolled: mTLS tunnels on port 15008.
+    Hbone,
+}
+
+/// A Kubernetes Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The Service's name.
+    pub name: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// `<name>.<namespace>.svc.<cluster domain>`.
+    pub hostname: Arc<str>,
+    /// Cluster addresses; empty for headless services.
+    pub vips: Vec<IpAddr>,
+    /// What it listens on.
+    pub ports: Vec<ServicePort>,
+    /// Workloads behind it (by uid), with the target port of each service port there.
+    pub endpoints: BTreeMap<Arc<str>, Target>,
+    /// Where it was declared.
+    pub origin: Origin,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The port's name; empty when it has none.
+    pub name: Arc<str>,
+    /// The port that clients dial.
+    pub port: u16,
+}
+
+/// Service port → port on that workload. A port without entry is not served by that workload.
+pub type Target = BTreeMap<u16, u16>;
+
+/// The file and line that declared an object, so that every report can name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// Path of the file.
+    pub file: Arc<str>,
+    /// First line of the object, counted from one.
+    pub line: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}

@@ -1,0 +1,67 @@
+//! Pure: the immutable, indexed view of all workloads and services.
+//! Never: partial updates in place. Published whole through a watch channel.
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use super::model::{Service, Workload};
+
+/// Everything the mesh knows at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    workloads: HashMap<Arc<str>, Arc<Workload>>,
+    services: Vec<Arc<Service>>,
+    by_address: HashMap<IpAddr, Arc<Workload>>,
+    by_vip: HashMap<IpAddr, Arc<Service>>,
+}
+
+impl Snapshot {
+    /// Indexes `workloads` and `services`. Of two objects with one address the first in uid order wins.
+    pub fn new(workloads: Vec<Workload>, services: Vec<Service>) -> Self {
+        let mut snapshot = Self::default();
+        let mut workloads: Vec<_> = workloads.into_iter().map(Arc::new).collect();
+        workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
+        for workload in workloads {
+            for address in &workload.addresses {
+                snapshot.by_address.entry(*address).or_insert_with(|| workload.clone());
+            }
+            snapshot.workloads.insert(workload.uid.clone(), workload);
+        }
+        snapshot.services = services.into_iter().map(Arc::new).collect();
+        snapshot.services.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+        for service in &snapshot.services {
+            for vip in &service.vips {
+                snapshot.by_vip.entry(*vip).or_insert_with(|| service.clone());
+            }
+        }
+        snapshot
+    }
+
+    /// The workload with this address.
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_address.get(&address)
+    }
+
+    /// The workload with this uid.
+    pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// The service with this cluster address.
+    pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
+        self.by_vip.get(&vip)
+    }
+
+    /// All workloads, in no order.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// All services, by host name.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.iter()
+    }
+
+    /// Every address that a connection may be captured for: services and workloads.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.by_vip.keys().chain(self.by_address.keys()).copied()
+    }
+}

@@ -1,0 +1,12 @@
+//! Front: the L4 overlay of Culvert, its rooms in layer order (docs/architecture.md).
+//! A room may import only rooms above it in this list.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod drain;
+
+pub mod identity;
+
+pub mod flow;
+
+pub mod discovery;

@@ -1,0 +1,4 @@
+//! Shell: arguments, logging, `app::run`.
+#![forbid(unsafe_code)]
+
+fn main() {}
