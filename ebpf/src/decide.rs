@@ -1,0 +1,165 @@
+//! Pure: facts about a socket or packet → what becomes of it, and why.
+//! Never: a map look-up (callers pass one in), never who may talk to whom.
+use crate::{
+    abi::{HBONE_PORT, Ip, MAPPED, POD_CAPTURE_ALL, PROBE_NS, Pod, ROLE_AGENT},
+    why::Why,
+};
+
+/// What becomes of a `connect()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connect {
+    /// It goes where it wanted to go.
+    Pass(Why),
+    /// It is taken to the agent.
+    Redirect,
+}
+
+/// Decides about a TCP `connect()` from the namespace of an enrolled pod.
+/// `role` is the socket's mark; `is_mesh` is asked at most once, and only if it matters.
+#[inline(always)]
+pub fn connect(pod: &Pod, role: u32, to: &Ip, is_mesh: impl FnOnce() -> bool) -> Connect {
+    if role == ROLE_AGENT {
+        return Connect::Pass(Why::ConnectAgent);
+    }
+    if is_loopback(to) || same(to, &pod.ip4) || same(to, &pod.ip6) {
+        return Connect::Pass(Why::ConnectLocal);
+    }
+    if pod.flags & POD_CAPTURE_ALL == 0 && !is_mesh() {
+        return Connect::Pass(Why::ConnectNotMesh);
+    }
+    Connect::Redirect
+}
+
+/// What becomes of a new connection that arrives at a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    /// The kernel looks the listener up as ever.
+    Pass(Why),
+    /// The pod's listener of the agent takes it: for tunnels, or for plaintext.
+    Agent {
+        /// The pod's place among the listeners.
+        slot: u32,
+        /// Whether it came for the tunnel port.
+        hbone: bool,
+    },
+    /// It is refused.
+    Drop(Why),
+}
+
+/// Decides about a SYN at the door of an enrolled pod. Fails closed: an address of the pod that
+/// the agent does not know is not served. `slot_of` finds the pod by one of its addresses,
+/// `is_probe` says whether a node process holds this connection.
+#[inline(always)]
+pub fn steer(
+    remote: &Ip,
+    local: &Ip,
+    local_port: u16,
+    slot_of: impl Fn(&Ip) -> Option<u32>,
+    is_probe: impl FnOnce() -> bool,
+) -> Steer {
+    // Traffic to the pod's own address arrives with the interface of the route, not with the
+    // loopback's, so only the addresses tell that it never left the pod.
+    if is_loopback(local) || is_loopback(remote) || same(remote, local) {
+        return Steer::Pass(Why::LookupLocal);
+    }
+    let Some(slot) = slot_of(local) else {
+        return Steer::Drop(Why::LookupUnknownAddress);
+    };
+    if slot_of(remote) == Some(slot) {
+        return Steer::Pass(Why::LookupLocal);
+    }
+    if is_probe() {
+        return Steer::Pass(Why::LookupProbe);
+    }
+    Steer::Agent { slot, hbone: local_port == HBONE_PORT }
+}
+
+/// Whether an exemption written at `at` still holds. It also ends with its socket; the time limit
+/// covers sockets whose end nobody saw.
+#[inline(always)]
+pub const fn probe_holds(at: u64, now: u64) -> bool {
+    now.wrapping_sub(at) < PROBE_NS
+}
+
+/// Whether the address is 127.0.0.0/8 or ::1.
+#[inline(always)]
+pub const fn is_loopback(ip: &Ip) -> bool {
+    let zero = ip[0] == 0 && ip[1] == 0;
+    let v4 = ip[2] == MAPPED && ip[3].to_ne_bytes()[0] == 127;
+    let v6 = ip[2] == 0 && ip[3] == 1_u32.to_be();
+    zero && (v4 || v6)
+}
+
+/// Whether the address is an IPv4 one.
+#[inline(always)]
+pub const fn is_mapped(ip: &Ip) -> bool {
+    ip[0] == 0 && ip[1] == 0 && ip[2] == MAPPED
+}
+
+#[inline(always)]
+const fn same(a: &Ip, b: &Ip) -> bool {
+    a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::abi::ip_words;
+
+    fn ip(text: &str) -> Ip {
+        ip_words(match text.parse().unwrap() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        })
+    }
+
+    fn pod(flags: u16) -> Pod {
+        Pod { ip4: ip("10.1.0.2"), ip6: ip("fd00:1::2"), outbound_port: 0, flags }
+    }
+
+    #[test]
+    fn only_mesh_destinations_of_applications_are_redirected() {
+        let mesh = |to: Ip| to == ip("10.2.0.2") || to == ip("fd00:2::2");
+        for (to, role, flags, expected) in [
+            ("10.2.0.2", 0, 0, Connect::Redirect),
+            ("fd00:2::2", 0, 0, Connect::Redirect),
+            ("10.2.0.2", ROLE_AGENT, 0, Connect::Pass(Why::ConnectAgent)),
+            ("10.9.9.9", 0, 0, Connect::Pass(Why::ConnectNotMesh)),
+            ("10.9.9.9", 0, POD_CAPTURE_ALL, Connect::Redirect),
+            ("127.0.0.1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("127.9.9.9", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("::1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("10.1.0.2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("fd00:1::2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+        ] {
+            let to_ip = ip(to);
+            assert_eq!(connect(&pod(flags), role, &to_ip, || mesh(to_ip)), expected, "{to}");
+        }
+    }
+
+    #[test]
+    fn everything_from_outside_goes_to_the_agent() {
+        let slot_of = |at: &Ip| (*at == ip("10.1.0.2") || *at == ip("fd00:1::2")).then_some(3);
+        for (remote, local, port, probe, expected) in [
+            ("10.2.0.2", "10.1.0.2", 80, false, Steer::Agent { slot: 3, hbone: false }),
+            ("10.2.0.2", "10.1.0.2", 15008, false, Steer::Agent { slot: 3, hbone: true }),
+            ("fd00:2::2", "fd00:1::2", 80, false, Steer::Agent { slot: 3, hbone: false }),
+            ("10.1.0.1", "10.1.0.2", 80, true, Steer::Pass(Why::LookupProbe)),
+            ("10.1.0.2", "10.1.0.2", 80, false, Steer::Pass(Why::LookupLocal)),
+            ("10.1.0.2", "127.0.0.1", 80, false, Steer::Pass(Why::LookupLocal)),
+            ("10.2.0.2", "fe80::2", 80, false, Steer::Drop(Why::LookupUnknownAddress)),
+            ("10.1.0.1", "10.7.0.2", 80, true, Steer::Drop(Why::LookupUnknownAddress)),
+        ] {
+            let verdict = steer(&ip(remote), &ip(local), port, slot_of, || probe);
+            assert_eq!(verdict, expected, "{remote} -> {local}:{port}");
+        }
+    }
+
+    #[test]
+    fn an_exemption_ends() {
+        assert!(probe_holds(5, 5 + PROBE_NS - 1));
+        assert!(!probe_holds(5, 5 + PROBE_NS));
+    }
+}
