@@ -2,6 +2,16 @@
 //! Never: certificates (see `svid`), sockets.
 use std::{fmt, str::FromStr, sync::Arc};
 
+pub mod ca;
+pub mod keeper;
+pub mod schedule;
+pub mod svid;
+pub mod tls;
+
+pub use keeper::{Keeper, Lease};
+pub use svid::Svid;
+pub use tls::Credentials;
+
 /// A SPIFFE ID in Istio's form, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {

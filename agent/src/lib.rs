@@ -10,3 +10,8 @@ pub mod identity;
 pub mod flow;
 
 pub mod discovery;
+
+pub mod hbone;
+pub mod relay;
+
+pub mod config;

@@ -1,4 +1,4 @@
-//! Shell: arguments, logging, `app::run`.
+//! Shell: arguments, and what `app` makes of them.
 #![forbid(unsafe_code)]
 
 fn main() {}

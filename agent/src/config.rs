@@ -1,0 +1,322 @@
+//! Shell: the agent's configuration file, with its defaults; the only reader of settings.
+//! Never: held by anyone after start: `app` hands each room its part by value.
+use std::{
+    env, fs, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+/// Everything that can be set. Unknown keys are errors.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This node's name, as `spec.nodeName` has it. Default: the environment variable `NODE_NAME`.
+    #[serde(default)]
+    pub node: String,
+    /// The trust domain of every identity of the mesh.
+    #[serde(default = "trust_domain")]
+    pub trust_domain: String,
+    /// The cluster's name, told to peers and part of workloads' unique names.
+    #[serde(default = "cluster")]
+    pub cluster: String,
+    /// The domain of service names.
+    #[serde(default = "cluster_domain")]
+    pub cluster_domain: String,
+    /// Where Kubernetes objects come from.
+    #[serde(default)]
+    pub manifests: Manifests,
+    /// Who issues certificates.
+    #[serde(default)]
+    pub ca: Ca,
+    /// How the kernel captures connections.
+    #[serde(default)]
+    pub capture: Capture,
+    /// Bounds on connections and tunnels.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+    /// Where the agent answers its operators.
+    #[serde(default)]
+    pub listen: Listen,
+    /// How the agent stops.
+    #[serde(default)]
+    pub shutdown: Shutdown,
+}
+
+/// Where Kubernetes objects come from.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Manifests {
+    /// A folder of YAML files, watched. `--manifests` overrides it.
+    pub directory: PathBuf,
+}
+
+/// The local certificate authority.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ca {
+    /// Root certificate and key, one PEM file; made on first use, readable by its owner only.
+    pub file: PathBuf,
+    /// Lifetime of a workload's certificate; it is renewed at half of it.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+}
+
+/// Which connections the kernel brings to the agent.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum CaptureMode {
+    /// Those to addresses of services and workloads.
+    #[default]
+    Mesh,
+    /// All of an enrolled pod.
+    All,
+}
+
+/// How the kernel captures connections.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capture {
+    /// Which connections.
+    pub mode: CaptureMode,
+    /// Directory on the BPF file system that keeps programs and maps while no agent runs.
+    pub pin: PathBuf,
+    /// Control group above all pods. Default: the `kubepods` group, else the root.
+    pub pods_cgroup: Option<PathBuf>,
+    /// Control group above pods, node processes and the agent. Default: the root.
+    pub node_cgroup: Option<PathBuf>,
+}
+
+/// Bounds on connections and tunnels.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections that the agent carries at one time; further ones are reset.
+    pub max_connections: usize,
+    /// Tunnel connections to other agents that are open at one time.
+    pub max_tunnels: usize,
+    /// A tunnel connection that carries nothing is closed after this long.
+    #[serde(with = "humantime_serde")]
+    pub tunnel_idle: Duration,
+    /// Series of traffic metrics; further ones are counted together.
+    pub max_metric_series: usize,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `text` for people, `json` for programs.
+    pub format: Format,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,h2=debug`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the agent answers its operators.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Dumps and levels; never beyond the node.
+    pub admin: SocketAddr,
+    /// Prometheus metrics.
+    pub metrics: SocketAddr,
+    /// Readiness.
+    pub ready: SocketAddr,
+}
+
+/// How the agent stops.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long open connections may take to finish.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not what it should be; the source names line and key.
+    #[error("configuration {path}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<toml::de::Error>,
+    },
+    /// A value cannot be used.
+    #[error("configuration {path}: {text}")]
+    Value {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        text: String,
+    },
+}
+
+impl Config {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, has an unknown key, or a value that cannot be used.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let mut config = Self::parse(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        if config.node.is_empty() {
+            config.node = env::var("NODE_NAME").unwrap_or_default();
+        }
+        Ok(config)
+    }
+
+    /// Parses the text of a configuration file.
+    ///
+    /// # Errors
+    /// Names line and key.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// Says what is wrong and what to do.
+    pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let wrong = |text: &str| ConfigError::Value { path: path.into(), text: text.into() };
+        if self.node.is_empty() {
+            return Err(wrong("`node` is not set: give this node's name there, by --node, or in NODE_NAME"));
+        }
+        if self.manifests.directory.as_os_str().is_empty() {
+            return Err(wrong("`manifests.directory` is not set: give a folder there or by --manifests"));
+        }
+        if self.ca.ttl < MIN_TTL {
+            return Err(wrong("`ca.ttl` is below two seconds: certificates would expire while they are made"));
+        }
+        if !self.listen.admin.ip().is_loopback() {
+            return Err(wrong("`listen.admin` must be a loopback address: it answers without asking who asks"));
+        }
+        Ok(())
+    }
+}
+
+const MIN_TTL: Duration = Duration::from_secs(2);
+
+fn trust_domain() -> String {
+    "cluster.local".into()
+}
+
+fn cluster() -> String {
+    "Kubernetes".into()
+}
+
+fn cluster_domain() -> String {
+    "cluster.local".into()
+}
+
+impl Default for Ca {
+    fn default() -> Self {
+        let file = PathBuf::from("/var/lib/culvert/ca.pem");
+        Self { file, ttl: Duration::from_secs(24 * 3600) }
+    }
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        let pin = PathBuf::from("/sys/fs/bpf/culvert");
+        Self { mode: CaptureMode::Mesh, pin, pods_cgroup: None, node_cgroup: None }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 65_536,
+            max_tunnels: 16_384,
+            tunnel_idle: Duration::from_secs(300),
+            max_metric_series: 10_000,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: Format::Text, level: "info".into() }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            admin: (Ipv4Addr::LOCALHOST, 15000).into(),
+            metrics: (Ipv6Addr::UNSPECIFIED, 15020).into(),
+            ready: (Ipv6Addr::UNSPECIFIED, 15021).into(),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(5) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.trust_domain, "cluster.local");
+        assert_eq!(config.ca.ttl, Duration::from_secs(86_400));
+        assert_eq!(config.capture.mode, CaptureMode::Mesh);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = Config::parse("[capture]\nmod = \"all\"\n").unwrap_err().to_string();
+        assert!(error.contains("mod") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        let path = Path::new("agent.toml");
+        for (text, hint) in [
+            ("[manifests]\ndirectory = \"/m\"", "node"),
+            ("node = \"n1\"", "manifests.directory"),
+            ("node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[ca]\nttl = \"1s\"", "ca.ttl"),
+            (
+                "node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[listen]\nadmin = \"0.0.0.0:15000\"",
+                "loopback",
+            ),
+        ] {
+            let error = Config::parse(text).unwrap().check(path).unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+}

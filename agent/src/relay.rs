@@ -1,0 +1,255 @@
+//! Shell: moves bytes both ways between two ends; the only place where they are copied.
+//! Never: knows who is talking.
+//!
+//! An end of one direction is passed on as an end of that direction, a reset as a reset. Whatever
+//! stops the relay half-way (a reset, drain, revocation) resets both ends, so that no application
+//! takes a cut stream for a whole one.
+use std::{
+    future::Future,
+    io,
+    net::Shutdown,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::hbone::{
+    Tunnel,
+    tunnel::{TunnelSink, TunnelSource},
+};
+
+/// What a read starts with, bytes.
+const SMALLEST_READ: usize = 4 << 10;
+/// What a read grows to while the sender fills it, bytes.
+const LARGEST_READ: usize = 256 << 10;
+
+/// Bytes of one connection, counted as they are passed on.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// From the client to the server.
+    pub sent: AtomicU64,
+    /// From the server to the client.
+    pub received: AtomicU64,
+}
+
+/// How a relay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Both sides said that they were done.
+    Finished,
+    /// The client's side broke.
+    ResetByClient,
+    /// The server's side broke.
+    ResetByServer,
+}
+
+/// One of the two things that a relay joins.
+pub trait End {
+    /// What comes out of it.
+    type Source: Source;
+    /// What goes into it.
+    type Sink: Sink;
+
+    /// The two directions.
+    fn split(self) -> (Self::Source, Self::Sink);
+}
+
+/// What comes out of an end.
+pub trait Source {
+    /// The next bytes; `None` at the end.
+    fn next(&mut self) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
+    /// As many of them have been passed on.
+    fn release(&mut self, bytes: usize);
+}
+
+/// What goes into an end.
+pub trait Sink {
+    /// Passes all of `bytes` on.
+    fn put(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<()>> + Send;
+    /// Says that nothing more will come.
+    fn finish(&mut self) -> io::Result<()>;
+    /// Says that the connection broke.
+    fn abort(&mut self);
+}
+
+/// Joins `client` and `server` until both directions have ended, or one side breaks.
+/// Dropped half-way it resets both.
+pub async fn relay(client: impl End, server: impl End, counters: &Counters) -> Ended {
+    let (mut from_client, to_client) = client.split();
+    let (mut from_server, to_server) = server.split();
+    let mut sinks = Sinks { to_client, to_server, finished: false };
+    let up = async {
+        pump(&mut from_client, &mut sinks.to_server, &counters.sent).await.map_err(|side| match side {
+            Side::Source => Ended::ResetByClient,
+            Side::Sink => Ended::ResetByServer,
+        })
+    };
+    let down = async {
+        pump(&mut from_server, &mut sinks.to_client, &counters.received).await.map_err(|side| {
+            match side {
+                Side::Source => Ended::ResetByServer,
+                Side::Sink => Ended::ResetByClient,
+            }
+        })
+    };
+    match tokio::try_join!(up, down) {
+        Ok(((), ())) => {
+            sinks.finished = true;
+            Ended::Finished
+        }
+        Err(ended) => ended,
+    }
+}
+
+/// Aborts both ends unless both have finished.
+struct Sinks<C: Sink, S: Sink> {
+    to_client: C,
+    to_server: S,
+    finished: bool,
+}
+
+impl<C: Sink, S: Sink> Drop for Sinks<C, S> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.to_client.abort();
+            self.to_server.abort();
+        }
+    }
+}
+
+/// Which of the two broke.
+enum Side {
+    Source,
+    Sink,
+}
+
+/// Moves one direction to its end.
+async fn pump(
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    count: &AtomicU64,
+) -> Result<(), Side> {
+    while let Some(bytes) = source.next().await.map_err(|_| Side::Source)? {
+        let length = bytes.len();
+        sink.put(bytes).await.map_err(|_| Side::Sink)?;
+        count.fetch_add(length as u64, Ordering::Relaxed);
+        source.release(length);
+    }
+    // A side that is gone altogether when the other is done is no loss: its own direction has the
+    // last word.
+    let _ = sink.finish();
+    Ok(())
+}
+
+/// What comes out of a socket. While nothing does, it holds no buffer.
+#[derive(Debug)]
+pub struct TcpSource {
+    stream: Arc<TcpStream>,
+    size: usize,
+}
+
+/// What goes into a socket.
+#[derive(Debug)]
+pub struct TcpSink(Arc<TcpStream>);
+
+impl End for TcpStream {
+    type Source = TcpSource;
+    type Sink = TcpSink;
+
+    fn split(self) -> (TcpSource, TcpSink) {
+        let stream = Arc::new(self);
+        (TcpSource { stream: stream.clone(), size: SMALLEST_READ }, TcpSink(stream))
+    }
+}
+
+impl Source for TcpSource {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            self.stream.readable().await?;
+            let mut buffer = BytesMut::with_capacity(self.size);
+            match self.stream.try_read_buf(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(read) => {
+                    self.size = next_size(self.size, read);
+                    return Ok(Some(buffer.freeze()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn release(&mut self, _bytes: usize) {}
+}
+
+/// Reads grow while the sender fills them, and shrink when it no longer does.
+fn next_size(size: usize, read: usize) -> usize {
+    if read == size {
+        (size * 2).min(LARGEST_READ)
+    } else if read < size / 4 {
+        (size / 2).max(SMALLEST_READ)
+    } else {
+        size
+    }
+}
+
+impl Sink for TcpSink {
+    async fn put(&mut self, mut bytes: Bytes) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.0.try_write(&bytes) {
+                Ok(written) => drop(bytes.split_to(written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        SockRef::from(&*self.0).shutdown(Shutdown::Write)
+    }
+
+    fn abort(&mut self) {
+        // With no time to linger, closing the socket sends RST.
+        let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl End for Tunnel {
+    type Source = TunnelSource;
+    type Sink = TunnelSink;
+
+    fn split(self) -> (TunnelSource, TunnelSink) {
+        Tunnel::split(self)
+    }
+}
+
+impl Source for TunnelSource {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        TunnelSource::next(self).await
+    }
+
+    fn release(&mut self, bytes: usize) {
+        TunnelSource::release(self, bytes);
+    }
+}
+
+impl Sink for TunnelSink {
+    async fn put(&mut self, bytes: Bytes) -> io::Result<()> {
+        TunnelSink::put(self, bytes).await
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        TunnelSink::finish(self)
+    }
+
+    fn abort(&mut self) {
+        TunnelSink::abort(self);
+    }
+}
