@@ -184,10 +184,14 @@ impl Config {
     /// # Errors
     /// When it cannot be read, has an unknown key, or a value that cannot be used.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let mut config = Self::parse(&text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let mut config = Self::parse(&text).map_err(|source| ConfigError::Parse {
+            path: path.into(),
+            source: Box::new(source),
+        })?;
         if config.node.is_empty() {
             config.node = env::var("NODE_NAME").unwrap_or_default();
         }
@@ -207,18 +211,29 @@ impl Config {
     /// # Errors
     /// Says what is wrong and what to do.
     pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let wrong = |text: &str| ConfigError::Value { path: path.into(), text: text.into() };
+        let wrong = |text: &str| ConfigError::Value {
+            path: path.into(),
+            text: text.into(),
+        };
         if self.node.is_empty() {
-            return Err(wrong("`node` is not set: give this node's name there, by --node, or in NODE_NAME"));
+            return Err(wrong(
+                "`node` is not set: give this node's name there, by --node, or in NODE_NAME",
+            ));
         }
         if self.manifests.directory.as_os_str().is_empty() {
-            return Err(wrong("`manifests.directory` is not set: give a folder there or by --manifests"));
+            return Err(wrong(
+                "`manifests.directory` is not set: give a folder there or by --manifests",
+            ));
         }
         if self.ca.ttl < MIN_TTL {
-            return Err(wrong("`ca.ttl` is below two seconds: certificates would expire while they are made"));
+            return Err(wrong(
+                "`ca.ttl` is below two seconds: certificates would expire while they are made",
+            ));
         }
         if !self.listen.admin.ip().is_loopback() {
-            return Err(wrong("`listen.admin` must be a loopback address: it answers without asking who asks"));
+            return Err(wrong(
+                "`listen.admin` must be a loopback address: it answers without asking who asks",
+            ));
         }
         Ok(())
     }
@@ -241,14 +256,22 @@ fn cluster_domain() -> String {
 impl Default for Ca {
     fn default() -> Self {
         let file = PathBuf::from("/var/lib/culvert/ca.pem");
-        Self { file, ttl: Duration::from_secs(24 * 3600) }
+        Self {
+            file,
+            ttl: Duration::from_secs(24 * 3600),
+        }
     }
 }
 
 impl Default for Capture {
     fn default() -> Self {
         let pin = PathBuf::from("/sys/fs/bpf/culvert");
-        Self { mode: CaptureMode::Mesh, pin, pods_cgroup: None, node_cgroup: None }
+        Self {
+            mode: CaptureMode::Mesh,
+            pin,
+            pods_cgroup: None,
+            node_cgroup: None,
+        }
     }
 }
 
@@ -265,7 +288,10 @@ impl Default for Limits {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: Format::Text, level: "info".into() }
+        Self {
+            format: Format::Text,
+            level: "info".into(),
+        }
     }
 }
 
@@ -281,7 +307,9 @@ impl Default for Listen {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(5) }
+        Self {
+            grace: Duration::from_secs(5),
+        }
     }
 }
 
@@ -299,7 +327,9 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
-        let error = Config::parse("[capture]\nmod = \"all\"\n").unwrap_err().to_string();
+        let error = Config::parse("[capture]\nmod = \"all\"\n")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("mod") && error.contains("line 2"), "{error}");
     }
 
@@ -309,13 +339,20 @@ mod tests {
         for (text, hint) in [
             ("[manifests]\ndirectory = \"/m\"", "node"),
             ("node = \"n1\"", "manifests.directory"),
-            ("node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[ca]\nttl = \"1s\"", "ca.ttl"),
+            (
+                "node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[ca]\nttl = \"1s\"",
+                "ca.ttl",
+            ),
             (
                 "node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[listen]\nadmin = \"0.0.0.0:15000\"",
                 "loopback",
             ),
         ] {
-            let error = Config::parse(text).unwrap().check(path).unwrap_err().to_string();
+            let error = Config::parse(text)
+                .unwrap()
+                .check(path)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(hint), "{error}");
         }
     }

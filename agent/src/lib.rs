@@ -10,8 +10,20 @@ pub mod identity;
 pub mod flow;
 
 pub mod discovery;
+pub mod manifest;
+
+pub mod route;
 
 pub mod hbone;
+pub mod redirect;
 pub mod relay;
 
+pub mod telemetry;
+
+pub mod outbound;
+
+pub mod inbound;
+
 pub mod config;
+
+pub mod app;

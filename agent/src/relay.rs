@@ -83,20 +83,26 @@ pub trait Sink {
 pub async fn relay(client: impl End, server: impl End, counters: &Counters) -> Ended {
     let (mut from_client, to_client) = client.split();
     let (mut from_server, to_server) = server.split();
-    let mut sinks = Sinks { to_client, to_server, finished: false };
+    let mut sinks = Sinks {
+        to_client,
+        to_server,
+        finished: false,
+    };
     let up = async {
-        pump(&mut from_client, &mut sinks.to_server, &counters.sent).await.map_err(|side| match side {
-            Side::Source => Ended::ResetByClient,
-            Side::Sink => Ended::ResetByServer,
-        })
+        pump(&mut from_client, &mut sinks.to_server, &counters.sent)
+            .await
+            .map_err(|side| match side {
+                Side::Source => Ended::ResetByClient,
+                Side::Sink => Ended::ResetByServer,
+            })
     };
     let down = async {
-        pump(&mut from_server, &mut sinks.to_client, &counters.received).await.map_err(|side| {
-            match side {
+        pump(&mut from_server, &mut sinks.to_client, &counters.received)
+            .await
+            .map_err(|side| match side {
                 Side::Source => Ended::ResetByServer,
                 Side::Sink => Ended::ResetByClient,
-            }
-        })
+            })
     };
     match tokio::try_join!(up, down) {
         Ok(((), ())) => {
@@ -105,6 +111,12 @@ pub async fn relay(client: impl End, server: impl End, counters: &Counters) -> E
         }
         Err(ended) => ended,
     }
+}
+
+/// Closes a connection that leads nowhere, so that its client does not take it for a short answer.
+pub fn reset(stream: TcpStream) {
+    let (_, mut sink) = End::split(stream);
+    sink.abort();
 }
 
 /// Aborts both ends unless both have finished.
@@ -164,7 +176,13 @@ impl End for TcpStream {
 
     fn split(self) -> (TcpSource, TcpSink) {
         let stream = Arc::new(self);
-        (TcpSource { stream: stream.clone(), size: SMALLEST_READ }, TcpSink(stream))
+        (
+            TcpSource {
+                stream: stream.clone(),
+                size: SMALLEST_READ,
+            },
+            TcpSink(stream),
+        )
     }
 }
 
@@ -204,7 +222,9 @@ impl Sink for TcpSink {
         while !bytes.is_empty() {
             match self.0.try_write(&bytes) {
                 Ok(written) => drop(bytes.split_to(written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.0.writable().await?
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -1,12 +1,6 @@
 //! Pure: workloads and services as every source describes them.
 //! Never: indexes (see `snapshot`), wire types.
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
 use crate::identity::Identity;
 
@@ -37,6 +31,8 @@ pub struct Workload {
     pub workload_name: Arc<str>,
     /// Where its network namespace is, when it runs on this node.
     pub netns: Option<PathBuf>,
+    /// Its control group, when that is known.
+    pub cgroup: Option<PathBuf>,
     /// Where it was declared.
     pub origin: Origin,
 }
@@ -94,4 +90,13 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
+}
+
+/// Something wrong with what was declared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// Where.
+    pub origin: Origin,
+    /// What, and what to do about it.
+    pub text: String,
 }

@@ -2,7 +2,7 @@
 //! Never: partial updates in place. Published whole through a watch channel.
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use super::model::{Service, Workload};
+use super::model::{Problem, Service, Workload};
 
 /// Everything the mesh knows at one moment.
 #[derive(Clone, Debug, Default)]
@@ -11,25 +11,41 @@ pub struct Snapshot {
     services: Vec<Arc<Service>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     by_vip: HashMap<IpAddr, Arc<Service>>,
+    by_name: HashMap<Arc<str>, Arc<Service>>,
+    problems: Vec<Problem>,
 }
 
 impl Snapshot {
     /// Indexes `workloads` and `services`. Of two objects with one address the first in uid order wins.
-    pub fn new(workloads: Vec<Workload>, services: Vec<Service>) -> Self {
-        let mut snapshot = Self::default();
+    pub fn new(workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
+        let mut snapshot = Self {
+            problems,
+            ..Self::default()
+        };
         let mut workloads: Vec<_> = workloads.into_iter().map(Arc::new).collect();
         workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
         for workload in workloads {
             for address in &workload.addresses {
-                snapshot.by_address.entry(*address).or_insert_with(|| workload.clone());
+                snapshot
+                    .by_address
+                    .entry(*address)
+                    .or_insert_with(|| workload.clone());
             }
             snapshot.workloads.insert(workload.uid.clone(), workload);
         }
         snapshot.services = services.into_iter().map(Arc::new).collect();
-        snapshot.services.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+        snapshot
+            .services
+            .sort_by(|a, b| a.hostname.cmp(&b.hostname));
         for service in &snapshot.services {
+            snapshot
+                .by_name
+                .insert(service.hostname.clone(), service.clone());
             for vip in &service.vips {
-                snapshot.by_vip.entry(*vip).or_insert_with(|| service.clone());
+                snapshot
+                    .by_vip
+                    .entry(*vip)
+                    .or_insert_with(|| service.clone());
             }
         }
         snapshot
@@ -50,6 +66,11 @@ impl Snapshot {
         self.by_vip.get(&vip)
     }
 
+    /// The service with this host name, in lower case.
+    pub fn service_named(&self, hostname: &str) -> Option<&Arc<Service>> {
+        self.by_name.get(hostname)
+    }
+
     /// All workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
@@ -58,6 +79,11 @@ impl Snapshot {
     /// All services, by host name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.iter()
+    }
+
+    /// What is wrong with the declarations; what is not named here is in force as declared.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// Every address that a connection may be captured for: services and workloads.

@@ -73,7 +73,11 @@ impl Connection {
             }
             ended.store(true, Ordering::Relaxed);
         });
-        Ok(Self { requests, peer, closed })
+        Ok(Self {
+            requests,
+            peer,
+            closed,
+        })
     }
 
     /// Whom the peer proved to be.
@@ -99,19 +103,29 @@ impl Connection {
         &self,
         head: &ConnectHead,
     ) -> Result<(SendStream<Bytes>, RecvStream), ConnectError> {
-        let unseen = |error| ConnectError { error, unseen: true };
-        let seen = |error| ConnectError { error, unseen: false };
+        let unseen = |error| ConnectError {
+            error,
+            unseen: true,
+        };
+        let seen = |error| ConnectError {
+            error,
+            unseen: false,
+        };
         let request = request(head).map_err(seen)?;
         let ready = timeout(ANSWER_TIMEOUT, self.requests.clone().ready()).await;
         let mut requests = ready
             .map_err(|_| unseen(Error::Timeout(ANSWER_TIMEOUT)))?
             .map_err(|error| unseen(http2(error)))?;
-        let (answer, send) =
-            requests.send_request(request, false).map_err(|error| unseen(http2(error)))?;
+        let (answer, send) = requests
+            .send_request(request, false)
+            .map_err(|error| unseen(http2(error)))?;
         let answer = timeout(ANSWER_TIMEOUT, answer)
             .await
             .map_err(|_| seen(Error::Timeout(ANSWER_TIMEOUT)))?
-            .map_err(|error| ConnectError { unseen: was_refused(&error), error: http2(error) })?;
+            .map_err(|error| ConnectError {
+                unseen: was_refused(&error),
+                error: http2(error),
+            })?;
         if answer.status() != StatusCode::OK {
             return Err(seen(Error::Status(answer.status())));
         }
@@ -121,7 +135,9 @@ impl Connection {
 
 /// Ends when the peer no longer answers.
 pub(super) async fn silent(pings: Option<PingPong>) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
         match timeout(PING_TIMEOUT, pings.ping(h2::Ping::opaque())).await {
@@ -137,8 +153,14 @@ fn check(stream: &TlsStream<TcpStream>, expected: &[Identity]) -> Result<Identit
     let found = certificate.and_then(|certificate| claimed_identity(certificate));
     match found {
         Some(found) if expected.contains(&found) => Ok(found),
-        Some(found) => Err(Error::Identity { expected: expected.to_vec(), found: found.to_string() }),
-        None => Err(Error::Identity { expected: expected.to_vec(), found: "none".into() }),
+        Some(found) => Err(Error::Identity {
+            expected: expected.to_vec(),
+            found: found.to_string(),
+        }),
+        None => Err(Error::Identity {
+            expected: expected.to_vec(),
+            found: "none".into(),
+        }),
     }
 }
 
@@ -157,17 +179,22 @@ fn settings() -> h2::client::Builder {
 
 fn request(head: &ConnectHead) -> Result<Request<()>, Error> {
     let failed = |error: http::Error| Error::Request(Arc::new(error));
-    let uri: Uri = Uri::builder().authority(head.authority.to_string()).build().map_err(failed)?;
-    let mut request =
-        Request::builder().method(Method::CONNECT).uri(uri).body(()).map_err(failed)?;
+    let uri: Uri = Uri::builder()
+        .authority(head.authority.to_string())
+        .build()
+        .map_err(failed)?;
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(uri)
+        .body(())
+        .map_err(failed)?;
     head.write(request.headers_mut());
     Ok(request)
 }
 
 /// Whether the peer says that it did not act on the request (RFC 9113 §8.7).
 fn was_refused(error: &h2::Error) -> bool {
-    error.is_remote()
-        && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 fn http2(error: h2::Error) -> Error {

@@ -9,8 +9,8 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    Authority, CONNECTION_WINDOW, ConnectHead, Error, FRAME_SIZE, HANDSHAKE_TIMEOUT, REQUEST_HEADERS,
-    SEND_BUFFER, STREAM_WINDOW, STREAMS_ACCEPTED, Tunnel,
+    Authority, CONNECTION_WINDOW, ConnectHead, Error, FRAME_SIZE, HANDSHAKE_TIMEOUT,
+    REQUEST_HEADERS, SEND_BUFFER, STREAM_WINDOW, STREAMS_ACCEPTED, Tunnel,
     client::silent,
     headers::{Baggage, write_baggage},
 };
@@ -91,8 +91,15 @@ impl Incoming {
     pub fn accept(mut self, baggage: &Baggage) -> io::Result<Tunnel> {
         let mut response = Response::new(());
         write_baggage(response.headers_mut(), baggage);
-        let send = self.respond.send_response(response, false).map_err(io::Error::other)?;
-        Ok(Tunnel { send, receive: self.receive, permit: None })
+        let send = self
+            .respond
+            .send_response(response, false)
+            .map_err(io::Error::other)?;
+        Ok(Tunnel {
+            send,
+            receive: self.receive,
+            permit: None,
+        })
     }
 
     /// Answers with a status and nothing else.
@@ -110,7 +117,11 @@ fn incoming(
     peer: &Identity,
 ) -> Incoming {
     let (parts, receive) = request.into_parts();
-    let target = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
+    let target = parts
+        .uri
+        .authority()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let head = if parts.method == Method::CONNECT {
         target
             .parse::<Authority>()
@@ -119,7 +130,12 @@ fn incoming(
     } else {
         Err(BadRequest::Method(parts.method))
     };
-    Incoming { head, peer: peer.clone(), receive, respond }
+    Incoming {
+        head,
+        peer: peer.clone(),
+        receive,
+        respond,
+    }
 }
 
 /// The verifier let only peers with an identity pass.
@@ -129,7 +145,10 @@ fn peer(stream: &TlsStream<TcpStream>) -> Result<Identity, Error> {
         .peer_certificates()
         .and_then(<[_]>::first)
         .and_then(|certificate| claimed_identity(certificate))
-        .ok_or_else(|| Error::Identity { expected: Vec::new(), found: "none".into() })
+        .ok_or_else(|| Error::Identity {
+            expected: Vec::new(),
+            found: "none".into(),
+        })
 }
 
 fn settings() -> h2::server::Builder {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
-    RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -60,7 +60,11 @@ impl Credentials {
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Self { svid, client: Arc::new(client), server: Arc::new(server) })
+        Ok(Self {
+            svid,
+            client: Arc::new(client),
+            server: Arc::new(server),
+        })
     }
 }
 
@@ -92,12 +96,16 @@ impl SpiffeVerifier {
             roots.add(root.clone())?;
         }
         let roots = Arc::new(roots);
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?;
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
         let trust_domain = svid.identity.trust_domain().to_owned();
-        Ok(Self { roots, trust_domain, provider: provider.clone(), clients })
+        Ok(Self {
+            roots,
+            trust_domain,
+            provider: provider.clone(),
+            clients,
+        })
     }
 }
 
@@ -129,7 +137,9 @@ impl ServerCertVerifier for SpiffeVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
+        Err(Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ))
     }
 
     fn verify_tls13_signature(
@@ -143,7 +153,9 @@ impl ServerCertVerifier for SpiffeVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -158,7 +170,9 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.clients.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self
+            .clients
+            .verify_client_cert(end_entity, intermediates, now)?;
         match claimed_identity(end_entity) {
             Some(identity) if identity.trust_domain() == self.trust_domain => Ok(verified),
             Some(_) | None => Err(CertificateError::ApplicationVerificationFailure.into()),
@@ -171,7 +185,9 @@ impl ClientCertVerifier for SpiffeVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
+        Err(Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ))
     }
 
     fn verify_tls13_signature(

@@ -66,7 +66,9 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
         if NODE.get(0) == Some(&netns) {
             return exempt(ops, &ends);
         }
-        let Some(mark) = mark_of(socket) else { return count(Why::OpenUnmarked) };
+        let Some(mark) = mark_of(socket) else {
+            return count(Why::OpenUnmarked);
+        };
         let role = match (*mark).role {
             ROLE_DIALLED => ROLE_CAPTURED,
             ROLE_AGENT if (*mark).port != 0 => ROLE_PRESENTED,
@@ -79,8 +81,10 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
             server_port: ends.remote_port,
             reserved: 0,
         };
-        let note =
-            Note { at: bpf_ktime_get_ns(), mark: Mark::new(role, (*mark).ip, (*mark).port) };
+        let note = Note {
+            at: bpf_ktime_get_ns(),
+            mark: Mark::new(role, (*mark).ip, (*mark).port),
+        };
         // A note that cannot be written leaves the accepted socket unmarked, and the agent closes it.
         let _ = HANDSHAKES.insert(&key, &note, 0);
         count(Why::OpenNoted);
@@ -130,13 +134,17 @@ unsafe fn accepted(ops: *mut bpf_sock_ops, socket: *mut c_void) {
             server_port: ends.local_port,
             reserved: 0,
         };
-        let Some(note) = HANDSHAKES.get(&key) else { return count(Why::AcceptUnmarked) };
+        let Some(note) = HANDSHAKES.get(&key) else {
+            return count(Why::AcceptUnmarked);
+        };
         let (at, mark) = (note.at, note.mark);
         let _ = HANDSHAKES.remove(&key);
         if bpf_ktime_get_ns().wrapping_sub(at) > HANDSHAKE_NS {
             return count(Why::AcceptStale);
         }
-        let Some(own) = mark_or_new(socket) else { return count(Why::AcceptNoMemory) };
+        let Some(own) = mark_or_new(socket) else {
+            return count(Why::AcceptNoMemory);
+        };
         *own = mark;
         count(Why::AcceptMarked);
     }
@@ -170,7 +178,10 @@ impl Ends {
     unsafe fn of(ops: *mut bpf_sock_ops) -> Self {
         // SAFETY: as in `connections`; the kernel allows wide addresses word by word only.
         unsafe {
-            let v4 = (read(&raw const (*ops).local_ip4), read(&raw const (*ops).remote_ip4));
+            let v4 = (
+                read(&raw const (*ops).local_ip4),
+                read(&raw const (*ops).remote_ip4),
+            );
             let local = [
                 read(&raw const (*ops).local_ip6[0]),
                 read(&raw const (*ops).local_ip6[1]),

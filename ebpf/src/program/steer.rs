@@ -42,8 +42,11 @@ pub(super) fn steer(ctx: SkLookupContext) -> u32 {
             local_port: local_port.to_be(),
         };
         let slot_of = |address: &Ip| ADDRESSES.get(address).copied();
-        let is_probe =
-            || PROBES.get(&probe).is_some_and(|at| probe_holds(*at, bpf_ktime_get_ns()));
+        let is_probe = || {
+            PROBES
+                .get(&probe)
+                .is_some_and(|at| probe_holds(*at, bpf_ktime_get_ns()))
+        };
         match decide(&remote, &local, local_port, slot_of, is_probe) {
             Steer::Pass(why) => {
                 count(why);
@@ -61,13 +64,13 @@ pub(super) fn steer(ctx: SkLookupContext) -> u32 {
 #[inline(always)]
 fn assign(ctx: &SkLookupContext, slot: u32, hbone: bool) -> u32 {
     let role = if hbone { LISTEN_HBONE } else { LISTEN_PLAIN };
-    let (why, verdict) =
-        match LISTENERS.redirect_sk_lookup(ctx, slot * LISTENERS_PER_POD + role, 0) {
-            Ok(()) if hbone => (Why::LookupHbone, PASS),
-            Ok(()) => (Why::LookupPlain, PASS),
-            Err(ENOENT) => (Why::LookupNoAgent, DROP),
-            Err(_) => (Why::LookupAssignFailed, DROP),
-        };
+    let (why, verdict) = match LISTENERS.redirect_sk_lookup(ctx, slot * LISTENERS_PER_POD + role, 0)
+    {
+        Ok(()) if hbone => (Why::LookupHbone, PASS),
+        Ok(()) => (Why::LookupPlain, PASS),
+        Err(ENOENT) => (Why::LookupNoAgent, DROP),
+        Err(_) => (Why::LookupAssignFailed, DROP),
+    };
     count(why);
     verdict
 }
@@ -77,7 +80,10 @@ fn assign(ctx: &SkLookupContext, slot: u32, hbone: bool) -> u32 {
 unsafe fn addresses(lookup: *mut bpf_sk_lookup) -> (Ip, Ip) {
     // SAFETY: the caller's context; the kernel allows wide addresses word by word only.
     unsafe {
-        let v4 = (read(&raw const (*lookup).remote_ip4), read(&raw const (*lookup).local_ip4));
+        let v4 = (
+            read(&raw const (*lookup).remote_ip4),
+            read(&raw const (*lookup).local_ip4),
+        );
         let remote = [
             read(&raw const (*lookup).remote_ip6[0]),
             read(&raw const (*lookup).remote_ip6[1]),

@@ -1,0 +1,357 @@
+//! Shell: builds every room, spawns every long task, owns the order of stopping.
+//! Never: a protocol detail.
+use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, Semaphore, watch},
+};
+
+use crate::{
+    clock,
+    config::{CaptureMode, Config, Format},
+    discovery::Snapshot,
+    drain::Drain,
+    hbone::pool::{Pool, PoolLimits},
+    identity::{Keeper, ca::LocalCa},
+    inbound::Inbound,
+    manifest,
+    outbound::Outbound,
+    redirect::{self, Arrival, Captured, Enrolment, LocalPod},
+    relay,
+    telemetry::{
+        Reason, Record, Telemetry,
+        admin::{self, Admin, Readiness},
+        dump::dump,
+        logging::{Form, Logging},
+    },
+};
+
+/// Pause before pods that could not be enrolled are tried again.
+const ENROL_PAUSE: Duration = Duration::from_secs(1);
+
+const ENROLLED: &str = "enrolment";
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(
+    path: &Path,
+    manifests: Option<std::path::PathBuf>,
+    node: Option<String>,
+) -> anyhow::Result<ExitCode> {
+    let mut config = Config::read(path)?;
+    if let Some(manifests) = manifests {
+        config.manifests.directory = manifests;
+    }
+    if let Some(node) = node {
+        config.node = node;
+    }
+    config.check(path)?;
+    let form = match config.log.format {
+        Format::Text => Form::Text,
+        Format::Json => Form::Json,
+    };
+    let logging = Logging::start(form, &config.log.level)?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("agent")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let done = runtime.block_on(agent(config, logging.clone()));
+    if let Err(error) = &done {
+        tracing::error!("{error:#}");
+    }
+    logging.flush();
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Removes everything that agents with this configuration left in the kernel.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn unload(path: &Path) -> anyhow::Result<ExitCode> {
+    let pin = Config::read(path)?.capture.pin;
+    let removed = redirect::unload(&pin)?;
+    writeln!(
+        std::io::stdout(),
+        "removed {removed} pins from {}",
+        pin.display()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lists kernel features; fails when one is missing.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn check(as_json: bool) -> anyhow::Result<ExitCode> {
+    let features = redirect::features();
+    let mut out = std::io::stdout();
+    if as_json {
+        let rows: Vec<_> = features
+            .iter()
+            .map(|f| json!({ "feature": f.name, "since": f.since, "present": f.present == Ok(true) }))
+            .collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+    } else {
+        for feature in &features {
+            let state = match &feature.present {
+                Ok(true) => "present".to_owned(),
+                Ok(false) => format!("MISSING, since Linux {}", feature.since),
+                Err(why) => format!("UNKNOWN ({why}), since Linux {}", feature.since),
+            };
+            writeln!(out, "{:<48} {state}", feature.name)?;
+        }
+    }
+    let whole = features.iter().all(|feature| feature.present == Ok(true));
+    Ok(if whole {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
+    let (connections, background) = (Drain::default(), Drain::default());
+    let telemetry = Arc::new(Telemetry::new(config.limits.max_metric_series));
+    let now = clock::wall();
+    let ca = LocalCa::open(&config.ca.file, &config.trust_domain, config.ca.ttl, now)?;
+    let keeper = Keeper::new(ca, background.clone());
+    let settings = manifest::Settings {
+        trust_domain: config.trust_domain.clone(),
+        cluster: config.cluster.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+    };
+    let snapshot = manifest::watch(&config.manifests.directory, settings, &background).await?;
+    let limits = PoolLimits {
+        connections: config.limits.max_tunnels,
+        idle: config.limits.tunnel_idle,
+    };
+    let pool = Pool::new(limits, background.clone());
+    let cluster: Arc<str> = config.cluster.as_str().into();
+    let stories = Stories {
+        places: Arc::new(Semaphore::new(config.limits.max_connections)),
+        outbound: Outbound {
+            snapshot: snapshot.clone(),
+            pool: pool.clone(),
+            telemetry: telemetry.clone(),
+            cluster: cluster.clone(),
+        },
+        inbound: Inbound {
+            snapshot: snapshot.clone(),
+            telemetry: telemetry.clone(),
+            cluster,
+            drain: connections.clone(),
+        },
+    };
+    let enrolment = Enrolment::open(
+        config.node.clone(),
+        capture_settings(&config),
+        config.capture.mode == CaptureMode::All,
+        connections.clone(),
+    )?;
+    let operators = Operators {
+        config: &config,
+        telemetry: telemetry.clone(),
+        keeper: keeper.clone(),
+        snapshot: snapshot.clone(),
+        logging,
+        pool,
+        background: background.clone(),
+    };
+    let (readiness, pods, quit) = operators.start(&enrolment).await?;
+    let node = Node {
+        enrolment,
+        keeper,
+        stories,
+        readiness,
+        pods,
+    };
+    let stopped = node.follow(snapshot, &quit).await;
+    tracing::info!("stopping");
+    telemetry.begin_drain();
+    let finished = connections.stop(config.shutdown.grace).await;
+    background.force();
+    background.stop(Duration::ZERO).await;
+    tracing::info!(finished, "stopped");
+    stopped
+}
+
+/// What becomes of captured connections.
+#[derive(Clone)]
+struct Stories {
+    places: Arc<Semaphore>,
+    outbound: Outbound,
+    inbound: Inbound,
+}
+
+impl Stories {
+    async fn serve(self, pod: Arc<LocalPod>, arrival: Arrival, captured: Captured) {
+        let Ok(_place) = self.places.try_acquire() else {
+            let flow = &captured.flow;
+            let record = Record::open(
+                &self.outbound.telemetry,
+                flow.direction,
+                flow.source,
+                flow.destination,
+            );
+            relay::reset(captured.stream);
+            return record.end(Reason::LimitExceeded, Some("limits.max_connections".into()));
+        };
+        match arrival {
+            Arrival::Outbound => self.outbound.serve(pod, captured).await,
+            Arrival::Hbone => self.inbound.tunnels(pod, captured).await,
+            Arrival::Plain => self.inbound.plain(pod, captured).await,
+        }
+    }
+}
+
+/// Follows the mesh for this node's pods.
+struct Node {
+    enrolment: Enrolment,
+    keeper: Keeper,
+    stories: Stories,
+    readiness: Readiness,
+    pods: watch::Sender<Vec<Arc<LocalPod>>>,
+}
+
+impl Node {
+    /// Applies each snapshot, and what failed again, until a signal or an operator says stop.
+    async fn follow(
+        mut self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        quit: &Notify,
+    ) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let whole = self.apply(&snapshot).await?;
+            let pause = if whole { Duration::MAX } else { ENROL_PAUSE };
+            tokio::select! {
+                changed = snapshots.changed() => changed.context("the manifests are no longer followed")?,
+                () = tokio::time::sleep(pause) => {}
+                _ = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } } => return Ok(()),
+                () = quit.notified() => return Ok(()),
+            }
+        }
+    }
+
+    /// Says whether every pod that should be enrolled is.
+    async fn apply(&mut self, snapshot: &Snapshot) -> anyhow::Result<bool> {
+        let stories = self.stories.clone();
+        let serve = move |pod, arrival, captured| stories.clone().serve(pod, arrival, captured);
+        let keeper = self.keeper.clone();
+        let failed = self
+            .enrolment
+            .apply(snapshot, |w| keeper.hold(&w.identity), serve)
+            .await?;
+        self.pods.send_replace(self.enrolment.pods());
+        for (pod, error) in &failed {
+            let error = anyhow::format_err!("{error}");
+            tracing::warn!(%pod, "cannot enrol: {error:#}");
+        }
+        if failed.is_empty() {
+            self.readiness.done(ENROLLED);
+        }
+        Ok(failed.is_empty())
+    }
+}
+
+/// What operators see.
+struct Operators<'a> {
+    config: &'a Config,
+    telemetry: Arc<Telemetry>,
+    keeper: Keeper,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    logging: Logging,
+    pool: Pool,
+    background: Drain,
+}
+
+impl Operators<'_> {
+    async fn start(
+        self,
+        enrolment: &Enrolment,
+    ) -> anyhow::Result<(Readiness, watch::Sender<Vec<Arc<LocalPod>>>, Arc<Notify>)> {
+        let listen = &self.config.listen;
+        let admin_listener = bind("listen.admin", listen.admin).await?;
+        let metrics_listener = bind("listen.metrics", listen.metrics).await?;
+        let ready_listener = bind("listen.ready", listen.ready).await?;
+        let (sender, pods) = watch::channel(Vec::new());
+        let quit = Arc::new(Notify::new());
+        let readiness = Readiness::waiting_for([ENROLLED]);
+        self.observe(enrolment, pods.clone());
+        let (snapshot, keeper, stop) = (self.snapshot, self.keeper, quit.clone());
+        let admin = Arc::new(Admin {
+            dump: Box::new(move || {
+                let local: Vec<_> = pods
+                    .borrow()
+                    .iter()
+                    .map(|pod| pod.workload().clone())
+                    .collect();
+                dump(&snapshot.borrow(), &keeper.certificates(), &local)
+            }),
+            kernel: Box::new(enrolment.counters()),
+            quit: Box::new(move || stop.notify_one()),
+            logging: self.logging,
+        });
+        let background = self.background;
+        background.spawn(admin.serve(admin_listener, background.clone()));
+        let metrics = admin::serve_metrics(metrics_listener, self.telemetry, background.clone());
+        background.spawn(metrics);
+        let ready = admin::serve_readiness(ready_listener, readiness.clone(), background.clone());
+        background.spawn(ready);
+        Ok((readiness, sender, quit))
+    }
+
+    fn observe(&self, enrolment: &Enrolment, pods: watch::Receiver<Vec<Arc<LocalPod>>>) {
+        let (pool, logging) = (self.pool.clone(), self.logging.clone());
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.telemetry.observe(enrolment.counters(), move || {
+            vec![
+                (
+                    "workload_manager_active_proxy_count",
+                    count(pods.borrow().len()),
+                ),
+                ("culvert_tunnels_open", count(pool.connections())),
+                (
+                    "culvert_log_lines_dropped",
+                    i64::try_from(logging.dropped()).unwrap_or(i64::MAX),
+                ),
+            ]
+        });
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {key} = {address}"))
+}
+
+fn capture_settings(config: &Config) -> redirect::Settings {
+    let capture = &config.capture;
+    let (pods, node) = redirect::default_cgroups();
+    redirect::Settings {
+        pin: capture.pin.clone(),
+        pods_cgroup: capture.pods_cgroup.clone().unwrap_or(pods),
+        node_cgroup: capture.node_cgroup.clone().unwrap_or(node),
+    }
+}
+
+/// Every connection needs two files; the soft limit is made for programs that use `select(2)`.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,213 @@
+//! Story: a connection arriving for a pod, tunnelled or plain: checked, delivered, recorded.
+//! Never: parses, touches socket options.
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+
+use crate::{
+    discovery::Snapshot,
+    drain::Drain,
+    flow::Direction,
+    hbone::{
+        self, Authority, ConnectHead, Host,
+        server::{self, Incoming},
+    },
+    outbound::{CONNECT_TIMEOUT, describe},
+    redirect::{Captured, LocalPod},
+    relay::{self, Ended, relay},
+    telemetry::{Failure, Protocol, Reason, Record, Telemetry},
+};
+
+/// What inbound connections share.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// What the mesh looks like.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Where records go.
+    pub telemetry: Arc<Telemetry>,
+    /// The name that peers are told of this cluster.
+    pub cluster: Arc<str>,
+    /// Who owns the tasks of tunnels.
+    pub drain: Drain,
+}
+
+impl Inbound {
+    /// Serves all tunnels of one connection of a peer's agent.
+    pub async fn tunnels(self, pod: Arc<LocalPod>, captured: Captured) {
+        let (source, destination) = (captured.flow.source, captured.flow.destination);
+        let Some(credentials) = pod.credentials().current() else {
+            let failure = Failure::new(
+                Reason::NoCertificate,
+                "the pod's certificate is not issued yet",
+            );
+            self.record(source, destination)
+                .end(failure.reason, Some(failure.detail));
+            return relay::reset(captured.stream);
+        };
+        let on_connect = |incoming| {
+            let (inbound, pod) = (self.clone(), pod.clone());
+            self.drain.spawn(inbound.tunnel(pod, source, incoming));
+        };
+        // Boxed, so that tunnels that live on do not pay for the handshake's room.
+        let served = Box::pin(server::serve(
+            captured.stream,
+            &credentials,
+            &self.drain,
+            on_connect,
+        ))
+        .await;
+        match served {
+            Ok(()) => {}
+            // Its tunnels have records of their own.
+            Err(hbone::Error::Http2(error)) => {
+                tracing::debug!(%source, %error, "connection of a peer's agent broke");
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                self.record(source, destination)
+                    .end(failure.reason, Some(failure.detail));
+            }
+        }
+    }
+
+    /// Delivers a connection that came without a tunnel.
+    pub async fn plain(self, pod: Arc<LocalPod>, captured: Captured) {
+        let flow = captured.flow;
+        let mut record = self.record(flow.source, flow.destination);
+        record.destination.workload = Some(pod.workload().clone());
+        match deliver(&pod, flow.destination, flow.source).await {
+            Ok(server) => {
+                let counters = record.opened();
+                let ended = relay(captured.stream, server, &counters).await;
+                record.end(Reason::from(ended), None);
+            }
+            Err(failure) => {
+                relay::reset(captured.stream);
+                record.end(failure.reason, Some(failure.detail));
+            }
+        }
+    }
+
+    /// Delivers one tunnel; what cannot be delivered is told to the peer as a status.
+    async fn tunnel(self, pod: Arc<LocalPod>, peer_address: SocketAddr, incoming: Incoming) {
+        let target = incoming
+            .head
+            .as_ref()
+            .ok()
+            .and_then(|head| address(&head.authority));
+        let fallback = SocketAddr::new(peer_address.ip(), 0);
+        let mut record = self.record(client(peer_address, &incoming), target.unwrap_or(fallback));
+        record.protocol = Protocol::Hbone;
+        record.source.identity = Some(incoming.peer.clone());
+        record.destination.workload = Some(pod.workload().clone());
+        record.destination.identity = Some(pod.workload().identity.clone());
+        if let Ok(head) = &incoming.head {
+            self.describe_peer(head, peer_address, &mut record);
+        }
+        match self.join(&pod, peer_address, incoming, &mut record).await {
+            Ok(ended) => record.end(Reason::from(ended), None),
+            Err(failure) => record.end(failure.reason, Some(failure.detail)),
+        }
+    }
+
+    async fn join(
+        &self,
+        pod: &LocalPod,
+        peer_address: SocketAddr,
+        incoming: Incoming,
+        record: &mut Record,
+    ) -> Result<Ended, Failure> {
+        let reached = match local_target(pod, &incoming) {
+            Ok(target) => deliver(pod, target, client(peer_address, &incoming)).await,
+            Err(failure) => Err(failure),
+        };
+        match reached {
+            Ok(server) => {
+                let accepted = incoming.accept(&describe(pod, &self.cluster));
+                let tunnel =
+                    accepted.map_err(|error| Failure::new(Reason::ResetByClient, error))?;
+                let counters = record.opened();
+                Ok(relay(tunnel, server, &counters).await)
+            }
+            Err(failure) => {
+                incoming.refuse(failure.reason.status());
+                Err(failure)
+            }
+        }
+    }
+
+    fn describe_peer(&self, head: &ConnectHead, peer_address: SocketAddr, record: &mut Record) {
+        let snapshot = self.snapshot.borrow();
+        record.authority = Some(head.authority.to_string());
+        record.source.workload = snapshot.workload_at(peer_address.ip()).cloned();
+        record.source.baggage.clone_from(&head.baggage);
+        let host = head
+            .forwarded
+            .as_ref()
+            .and_then(|forwarded| forwarded.host.as_deref());
+        record.service = host.and_then(|host| snapshot.service_named(host)).cloned();
+    }
+
+    fn record(&self, source: SocketAddr, destination: SocketAddr) -> Record {
+        let mut record = Record::open(&self.telemetry, Direction::Inbound, source, destination);
+        record.source.workload = self.snapshot.borrow().workload_at(source.ip()).cloned();
+        record
+    }
+}
+
+/// Connects to the application, which sees `client` as its peer.
+async fn deliver(
+    pod: &LocalPod,
+    target: SocketAddr,
+    client: SocketAddr,
+) -> Result<TcpStream, Failure> {
+    if pod.is_agent_port(target.port()) {
+        return Err(Failure::new(
+            Reason::Loop,
+            "the port is one of the agent's own",
+        ));
+    }
+    let dialled = timeout(CONNECT_TIMEOUT, pod.connect(target, Some(client))).await;
+    dialled
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| Failure::dial(&error))
+}
+
+/// The address in this pod that a CONNECT names. No agent may be used to reach others.
+fn local_target(pod: &LocalPod, incoming: &Incoming) -> Result<SocketAddr, Failure> {
+    let head = incoming
+        .head
+        .as_ref()
+        .map_err(|bad| Failure::new(Reason::BadRequest, bad))?;
+    match address(&head.authority) {
+        Some(target) if pod.has(target.ip()) => Ok(target),
+        Some(_) | None => Err(Failure::new(
+            Reason::NotLocal,
+            format!(
+                "ip mismatch: {} is not an address of this pod",
+                head.authority
+            ),
+        )),
+    }
+}
+
+fn address(authority: &Authority) -> Option<SocketAddr> {
+    match authority.host {
+        Host::Ip(ip) => Some(SocketAddr::new(ip, authority.port)),
+        Host::Name(_) => None,
+    }
+}
+
+/// The client's address and port. The peer's agent dials from the client's own address, so what it
+/// says of the port is believed only together with that.
+fn client(peer_address: SocketAddr, incoming: &Incoming) -> SocketAddr {
+    let told = incoming
+        .head
+        .as_ref()
+        .ok()
+        .and_then(|head| head.forwarded.as_ref()?.client);
+    match told {
+        Some(client) if client.ip() == peer_address.ip() => client,
+        Some(_) | None => peer_address,
+    }
+}

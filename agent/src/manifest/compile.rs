@@ -1,0 +1,338 @@
+//! Pure: objects → workloads and services, the same whatever the order of the objects.
+//! Never: a second model beside discovery's.
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use super::{
+    documents::{Folder, Found},
+    objects::{self, Labels, Object, TargetPort},
+};
+use crate::{
+    discovery::{Origin, Problem, Protocol, Service, ServicePort, Snapshot, Target, Workload},
+    identity::Identity,
+};
+
+/// What the objects do not say themselves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The trust domain of all identities.
+    pub trust_domain: String,
+    /// The name of the cluster.
+    pub cluster: String,
+    /// The domain of service names.
+    pub cluster_domain: String,
+}
+
+/// Istio's label that enrols pods, and those of a namespace.
+const MODE: &str = "istio.io/dataplane-mode";
+const NETNS: &str = "culvert.dev/netns";
+const CGROUP: &str = "culvert.dev/cgroup";
+
+/// Turns the folder's objects into a snapshot. Objects that make no sense are left out and named.
+pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
+    let (objects, problems) = folder.objects();
+    let mut mesh = Mesh {
+        settings,
+        problems,
+        pods: Vec::new(),
+        by_namespace: HashMap::new(),
+    };
+    let enrolled = enrolled_namespaces(&objects);
+    for found in &objects {
+        if let Object::Pod(pod) = &found.object {
+            mesh.pod(
+                pod,
+                &found.origin,
+                enrolled.get(pod.metadata.namespace.as_str()) == Some(&true),
+            );
+        }
+    }
+    mesh.report_shared_addresses();
+    let mut services = Vec::new();
+    for found in &objects {
+        if let Object::Service(service) = &found.object {
+            services.extend(mesh.service(service, &found.origin));
+        }
+    }
+    let workloads = mesh
+        .pods
+        .into_iter()
+        .map(|(workload, _)| workload)
+        .collect();
+    Snapshot::new(workloads, services, mesh.problems)
+}
+
+fn enrolled_namespaces<'a>(objects: &[&'a Found]) -> HashMap<&'a str, bool> {
+    let namespace = |found: &&'a Found| match &found.object {
+        Object::Namespace(namespace) => {
+            let metadata = &namespace.metadata;
+            Some((metadata.name.as_str(), is_ambient(&metadata.labels)))
+        }
+        Object::Pod(_) | Object::Service(_) => None,
+    };
+    objects.iter().filter_map(namespace).collect()
+}
+
+fn is_ambient(labels: &Labels) -> bool {
+    labels.get(MODE).is_some_and(|mode| mode == "ambient")
+}
+
+struct Mesh<'a> {
+    settings: &'a Settings,
+    problems: Vec<Problem>,
+    pods: Vec<(Workload, &'a objects::Pod)>,
+    by_namespace: HashMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Mesh<'a> {
+    fn pod(&mut self, pod: &'a objects::Pod, origin: &Origin, namespace_enrolled: bool) {
+        if matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") {
+            return;
+        }
+        match self.workload(pod, origin, namespace_enrolled) {
+            Ok(workload) => {
+                let index = self.pods.len();
+                self.by_namespace
+                    .entry(&pod.metadata.namespace)
+                    .or_default()
+                    .push(index);
+                self.pods.push((workload, pod));
+            }
+            Err(text) => self.problems.push(Problem {
+                origin: origin.clone(),
+                text,
+            }),
+        }
+    }
+
+    fn workload(
+        &self,
+        pod: &objects::Pod,
+        origin: &Origin,
+        namespace_enrolled: bool,
+    ) -> Result<Workload, String> {
+        let metadata = &pod.metadata;
+        let (namespace, name) = (metadata.namespace.as_str(), metadata.name.as_str());
+        let account = &pod.spec.service_account_name;
+        let identity = Identity::new(&self.settings.trust_domain, namespace, account)
+            .map_err(|_| format!("{namespace}/{account} cannot be part of a SPIFFE ID: use letters, digits, dots and dashes"))?;
+        let opted_out = metadata.labels.get(MODE).is_some_and(|mode| mode == "none");
+        let enrolled = !pod.spec.host_network
+            && !opted_out
+            && (namespace_enrolled || is_ambient(&metadata.labels));
+        let annotation = |name: &str| metadata.annotations.get(name).map(PathBuf::from);
+        let workload_name = workload_name(pod);
+        Ok(Workload {
+            uid: format!("{}//Pod/{namespace}/{name}", self.settings.cluster).into(),
+            name: name.into(),
+            namespace: namespace.into(),
+            addresses: if pod.spec.host_network {
+                Vec::new()
+            } else {
+                addresses(&pod.status)?
+            },
+            node: pod.spec.node_name.as_str().into(),
+            identity,
+            protocol: if enrolled {
+                Protocol::Hbone
+            } else {
+                Protocol::Tcp
+            },
+            ready: is_ready(&pod.status),
+            canonical_name: label(
+                &metadata.labels,
+                [
+                    "service.istio.io/canonical-name",
+                    "app.kubernetes.io/name",
+                    "app",
+                ],
+            )
+            .unwrap_or(&workload_name)
+            .into(),
+            canonical_revision: label(
+                &metadata.labels,
+                [
+                    "service.istio.io/canonical-revision",
+                    "app.kubernetes.io/version",
+                    "version",
+                ],
+            )
+            .unwrap_or("latest")
+            .into(),
+            workload_name: workload_name.as_str().into(),
+            netns: annotation(NETNS),
+            cgroup: annotation(CGROUP),
+            origin: origin.clone(),
+        })
+    }
+
+    /// A node's own address belongs to no pod, but two pods with one address cannot both be reached.
+    fn report_shared_addresses(&mut self) {
+        let mut owners: BTreeMap<IpAddr, &Workload> = BTreeMap::new();
+        let mut shared = Vec::new();
+        for (workload, _) in &self.pods {
+            for address in &workload.addresses {
+                if let Some(first) = owners.insert(*address, workload) {
+                    let text = format!(
+                        "address {address} is that of {} too ({})",
+                        first.uid, first.origin
+                    );
+                    shared.push(Problem {
+                        origin: workload.origin.clone(),
+                        text,
+                    });
+                }
+            }
+        }
+        self.problems.extend(shared);
+    }
+
+    fn service(&mut self, service: &objects::Service, origin: &Origin) -> Option<Service> {
+        let metadata = &service.metadata;
+        let vips = match vips(&service.spec) {
+            Ok(vips) => vips,
+            Err(text) => {
+                self.problems.push(Problem {
+                    origin: origin.clone(),
+                    text,
+                });
+                return None;
+            }
+        };
+        let domain = &self.settings.cluster_domain;
+        let ports = service.spec.ports.iter().filter(|port| is_tcp(port));
+        Some(Service {
+            name: metadata.name.as_str().into(),
+            namespace: metadata.namespace.as_str().into(),
+            hostname: format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace).into(),
+            vips,
+            ports: ports
+                .map(|port| ServicePort {
+                    name: port.name.as_str().into(),
+                    port: port.port,
+                })
+                .collect(),
+            endpoints: self.endpoints(service),
+            origin: origin.clone(),
+        })
+    }
+
+    fn endpoints(&self, service: &objects::Service) -> BTreeMap<Arc<str>, Target> {
+        let spec = &service.spec;
+        let none = Vec::new();
+        let members = self
+            .by_namespace
+            .get(service.metadata.namespace.as_str())
+            .unwrap_or(&none);
+        let chosen = members
+            .iter()
+            .filter_map(|index| self.pods.get(*index))
+            .filter(|_| !spec.selector.is_empty())
+            .filter(|(workload, _)| workload.ready || spec.publish_not_ready_addresses)
+            .filter(|(_, pod)| {
+                spec.selector
+                    .iter()
+                    .all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
+            });
+        chosen
+            .map(|(workload, pod)| {
+                let ports = spec.ports.iter().filter(|port| is_tcp(port));
+                let target = ports.filter_map(|port| Some((port.port, target_port(port, pod)?)));
+                (workload.uid.clone(), target.collect())
+            })
+            .collect()
+    }
+}
+
+fn addresses(status: &objects::PodStatus) -> Result<Vec<IpAddr>, String> {
+    let all = status.pod_ips.iter().map(|ip| ip.ip.as_str());
+    let first = std::iter::once(status.pod_ip.as_str());
+    let mut addresses = Vec::new();
+    for text in first.chain(all).filter(|text| !text.is_empty()) {
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| format!("status.podIP {text:?} is no IP address"))?;
+        if !addresses.contains(&address.to_canonical()) {
+            addresses.push(address.to_canonical());
+        }
+    }
+    Ok(addresses)
+}
+
+/// A folder that says nothing about readiness means ready.
+fn is_ready(status: &objects::PodStatus) -> bool {
+    let mut ready = status
+        .conditions
+        .iter()
+        .filter(|condition| condition.kind == "Ready");
+    ready.all(|condition| condition.status == "True")
+}
+
+fn label<'a>(labels: &'a Labels, names: [&str; 3]) -> Option<&'a str> {
+    names
+        .into_iter()
+        .find_map(|name| labels.get(name))
+        .map(String::as_str)
+}
+
+/// The owner's name; of a ReplicaSet without the hash that its Deployment added.
+fn workload_name(pod: &objects::Pod) -> String {
+    let owner = pod
+        .metadata
+        .owner_references
+        .iter()
+        .find(|owner| owner.controller);
+    match owner {
+        Some(owner) if owner.kind == "ReplicaSet" => owner
+            .name
+            .rsplit_once('-')
+            .map_or(owner.name.as_str(), |(name, _)| name)
+            .to_owned(),
+        Some(owner) => owner.name.clone(),
+        None => pod.metadata.name.clone(),
+    }
+}
+
+fn vips(spec: &objects::ServiceSpec) -> Result<Vec<IpAddr>, String> {
+    let all = spec.cluster_ips.iter().map(String::as_str);
+    let mut vips = Vec::new();
+    for text in std::iter::once(spec.cluster_ip.as_str()).chain(all) {
+        if text.is_empty() || text == "None" {
+            continue;
+        }
+        let vip: IpAddr = text
+            .parse()
+            .map_err(|_| format!("spec.clusterIP {text:?} is neither an IP address nor None"))?;
+        if !vips.contains(&vip) {
+            vips.push(vip);
+        }
+    }
+    Ok(vips)
+}
+
+fn is_tcp(port: &objects::ServicePort) -> bool {
+    port.protocol
+        .as_deref()
+        .is_none_or(|protocol| protocol == "TCP")
+}
+
+fn target_port(port: &objects::ServicePort, pod: &objects::Pod) -> Option<u16> {
+    match &port.target_port {
+        None => Some(port.port),
+        Some(TargetPort::Number(number)) => Some(*number),
+        Some(TargetPort::Name(name)) => {
+            let mut ports = pod
+                .spec
+                .containers
+                .iter()
+                .flat_map(|container| &container.ports);
+            ports
+                .find(|candidate| candidate.name == *name)
+                .map(|found| found.container_port)
+        }
+    }
+}

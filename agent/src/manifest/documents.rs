@@ -1,0 +1,363 @@
+//! Pure: what a folder's files hold, and what remains good of it when one of them breaks.
+//! Never: reads a file.
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::objects::{Head, Object};
+use crate::discovery::model::{Origin, Problem};
+
+/// The largest file that is read, bytes.
+pub const MAX_FILE: u64 = 64 << 20;
+/// Files in the folder, at most.
+pub const MAX_FILES: usize = 100_000;
+
+/// An object and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Found {
+    /// File and line.
+    pub origin: Origin,
+    /// The object.
+    pub object: Object,
+}
+
+/// Kind, namespace and name.
+type Name = (&'static str, String, String);
+
+/// What the folder holds, file by file. Of an object that breaks, the last good version stays.
+#[derive(Clone, Debug, Default)]
+pub struct Folder {
+    files: BTreeMap<Arc<str>, File>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    text: String,
+    objects: BTreeMap<Name, Found>,
+    problems: Vec<Problem>,
+}
+
+impl Folder {
+    /// Takes the present contents of all files: path → text, or why it cannot be read. Says whether
+    /// anything changed.
+    pub fn update(&mut self, contents: BTreeMap<Arc<str>, Result<String, String>>) -> bool {
+        let before = self.files.len();
+        self.files.retain(|path, _| contents.contains_key(path));
+        let mut changed = self.files.len() != before;
+        for (path, text) in contents {
+            let last_good = self.files.get(&path);
+            match text {
+                Ok(text) if last_good.is_some_and(|file| file.text == text) => {}
+                Ok(text) => {
+                    let empty = BTreeMap::new();
+                    let last_good = last_good.map_or(&empty, |file| &file.objects);
+                    let file = parse(&path, text, last_good);
+                    self.files.insert(path, file);
+                    changed = true;
+                }
+                Err(error) => {
+                    let file = self.files.entry(path.clone()).or_default();
+                    file.problems = vec![problem(&path, 1, format!("cannot be read: {error}"))];
+                    file.text.clear();
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// All objects, each name once, in the order of files; and everything that is wrong.
+    pub(super) fn objects(&self) -> (Vec<&Found>, Vec<Problem>) {
+        let mut objects: BTreeMap<&Name, &Found> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for file in self.files.values() {
+            problems.extend(file.problems.iter().cloned());
+            for (name, found) in &file.objects {
+                if let Some(first) = objects.get(name) {
+                    problems.push(twice(name, &first.origin, &found.origin));
+                } else {
+                    objects.insert(name, found);
+                }
+            }
+        }
+        (objects.into_values().collect(), problems)
+    }
+}
+
+fn twice((kind, namespace, name): &Name, first: &Origin, second: &Origin) -> Problem {
+    Problem {
+        origin: second.clone(),
+        text: format!(
+            "{kind} {namespace}/{name} stands at {first} already, which counts: remove one"
+        ),
+    }
+}
+
+/// Parses a file. While any of its documents is broken, objects of its last good version that are
+/// missing now may be the broken ones, and stay.
+fn parse(path: &Arc<str>, text: String, last_good: &BTreeMap<Name, Found>) -> File {
+    let mut file = File {
+        text,
+        ..File::default()
+    };
+    let text = std::mem::take(&mut file.text);
+    for (line, document) in documents(&text) {
+        let origin = Origin {
+            file: path.clone(),
+            line,
+        };
+        if let Err((line, error)) = read(document, &origin, &mut file.objects) {
+            file.problems.push(problem(path, origin.line + line, error));
+        }
+    }
+    file.text = text;
+    if !file.problems.is_empty() {
+        for (name, found) in last_good {
+            file.objects
+                .entry(name.clone())
+                .or_insert_with(|| found.clone());
+        }
+    }
+    file
+}
+
+/// Splits at lines that are `---`; each part with the number of its first line that says something.
+fn documents(text: &str) -> Vec<(u32, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut first_line, mut line, mut offset) = (0, 1, 1_u32, 0);
+    for row in text.split_inclusive('\n') {
+        if row.trim_end() == "---" || row.starts_with("--- ") {
+            parts.push((first_line, &text[start..offset]));
+            start = offset + row.len();
+            first_line = line + 1;
+        }
+        offset += row.len();
+        line += 1;
+    }
+    parts.push((first_line, &text[start..]));
+    let says_something = |row: &str| {
+        let row = row.trim();
+        !row.is_empty() && !row.starts_with('#')
+    };
+    parts
+        .into_iter()
+        .filter_map(|(line, part)| {
+            let skipped = part
+                .split_inclusive('\n')
+                .take_while(|row| !says_something(row));
+            let (count, bytes) =
+                skipped.fold((0, 0), |(count, bytes), row| (count + 1, bytes + row.len()));
+            let rest = &part[bytes..];
+            (!rest.trim().is_empty()).then_some((line + count, rest))
+        })
+        .collect()
+}
+
+/// Reads one document: an object, or a list of them. An error comes with its line, counted from the
+/// document's first.
+fn read(
+    document: &str,
+    origin: &Origin,
+    objects: &mut BTreeMap<Name, Found>,
+) -> Result<(), (u32, String)> {
+    let head: Head = yaml(document)?;
+    match (head.api_version.as_str(), head.kind.as_str()) {
+        ("" | _, "") => Err((0, "has no `kind`: is this a Kubernetes object?".into())),
+        ("v1", "List") => {
+            let list: Value = yaml(document)?;
+            let items = list
+                .get("items")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            for item in items {
+                let head: Head = serde_json::from_value(item.clone()).map_err(unplaced)?;
+                let read = object(&head, |kind| from_value(kind, item));
+                keep(read?, origin, objects);
+            }
+            Ok(())
+        }
+        _ => {
+            let read = object(&head, |kind| from_text(kind, document))?;
+            keep(read, origin, objects);
+            Ok(())
+        }
+    }
+}
+
+type Parsed = Result<Object, (u32, String)>;
+
+/// Kinds that the mesh is not made of are other people's.
+fn object(head: &Head, read: impl FnOnce(&str) -> Parsed) -> Result<Option<Object>, (u32, String)> {
+    match (head.api_version.as_str(), head.kind.as_str()) {
+        ("v1", kind @ ("Namespace" | "Pod" | "Service")) => read(kind).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn from_text(kind: &str, document: &str) -> Parsed {
+    Ok(match kind {
+        "Namespace" => Object::Namespace(yaml(document)?),
+        "Pod" => Object::Pod(Box::new(yaml(document)?)),
+        _ => Object::Service(yaml(document)?),
+    })
+}
+
+fn from_value(kind: &str, item: Value) -> Parsed {
+    let read = match kind {
+        "Namespace" => serde_json::from_value(item).map(Object::Namespace),
+        "Pod" => serde_json::from_value(item).map(|pod| Object::Pod(Box::new(pod))),
+        _ => serde_json::from_value(item).map(Object::Service),
+    };
+    read.map_err(unplaced)
+}
+
+fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Found>) {
+    let Some(object) = object else { return };
+    let (kind, metadata) = match &object {
+        Object::Namespace(namespace) => ("Namespace", &namespace.metadata),
+        Object::Pod(pod) => ("Pod", &pod.metadata),
+        Object::Service(service) => ("Service", &service.metadata),
+    };
+    let space = if kind == "Namespace" {
+        String::new()
+    } else {
+        metadata.namespace.clone()
+    };
+    let name = (kind, space, metadata.name.clone());
+    objects.insert(
+        name,
+        Found {
+            origin: origin.clone(),
+            object,
+        },
+    );
+}
+
+/// `NO` and `0777` mean in YAML 1.2 what they look like.
+fn yaml<T: DeserializeOwned>(document: &str) -> Result<T, (u32, String)> {
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(document, options).map_err(|error| {
+        let line = error
+            .location()
+            .map_or(0, |at| u32::try_from(at.line()).unwrap_or(1));
+        (line.saturating_sub(1), error.to_string())
+    })
+}
+
+fn unplaced(error: serde_json::Error) -> (u32, String) {
+    (0, error.to_string())
+}
+
+fn problem(file: &Arc<str>, line: u32, text: String) -> Problem {
+    Problem {
+        origin: Origin {
+            file: file.clone(),
+            line,
+        },
+        text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = "# a shop\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n\n\
+        apiVersion: v1\nkind: Pod\nmetadata: {name: cart, namespace: shop}\nspec: {nodeName: n1}\n";
+
+    fn folder(files: &[(&str, &str)]) -> BTreeMap<Arc<str>, Result<String, String>> {
+        files
+            .iter()
+            .map(|(path, text)| (Arc::from(*path), Ok((*text).to_owned())))
+            .collect()
+    }
+
+    fn names(folder: &Folder) -> Vec<String> {
+        folder
+            .objects()
+            .0
+            .iter()
+            .map(|found| found.origin.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn objects_keep_file_and_line() {
+        let mut state = Folder::default();
+        assert!(state.update(folder(&[("a.yaml", GOOD)])));
+        assert_eq!(names(&state), ["a.yaml:2", "a.yaml:7"]);
+        assert!(!state.update(folder(&[("a.yaml", GOOD)])));
+    }
+
+    #[test]
+    fn a_broken_document_is_named_and_the_last_good_version_stays() {
+        let mut state = Folder::default();
+        state.update(folder(&[("a.yaml", GOOD), ("b.yaml", GOOD)]));
+        let broken = GOOD.replace("spec: {nodeName: n1}", "spec: {nodeName: [1}");
+        state.update(folder(&[("a.yaml", &broken)]));
+        let (objects, problems) = state.objects();
+        assert_eq!(objects.len(), 2);
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].origin.to_string(), "a.yaml:10", "{problems:?}");
+        state.update(folder(&[(
+            "a.yaml",
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n",
+        )]));
+        assert_eq!(state.objects().0.len(), 1);
+        assert!(state.objects().1.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_type_a_missing_field_and_a_duplicate_are_problems() {
+        for (text, hint) in [
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: 3}\n",
+                "bool",
+            ),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {nam: x}\nspec: {}\n",
+                "name",
+            ),
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: 70000}]}\n",
+                "70000",
+            ),
+            ("metadata: {name: x}\n", "kind"),
+        ] {
+            let mut state = Folder::default();
+            state.update(folder(&[("a.yaml", text)]));
+            let (_, problems) = state.objects();
+            assert_eq!(problems.len(), 1, "{text}");
+            assert!(problems[0].text.contains(hint), "{problems:?}");
+        }
+        let mut state = Folder::default();
+        state.update(folder(&[("a.yaml", GOOD), ("b.yaml", GOOD)]));
+        assert_eq!(state.objects().1.len(), 2);
+        assert!(state.objects().1[0].text.contains("a.yaml:2"));
+    }
+
+    #[test]
+    fn lists_and_foreign_kinds() {
+        let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n\
+            - {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n---\nkind: VirtualService\napiVersion: networking.istio.io/v1\n";
+        let mut state = Folder::default();
+        state.update(folder(&[("a.yaml", text)]));
+        let (objects, problems) = state.objects();
+        assert_eq!((objects.len(), problems.len()), (1, 0), "{problems:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "([a-z:{}\\[\\]\"' #&*!|>-]|\n|\t|---\n|kind: Pod\n|apiVersion: v1\n){0,200}") {
+            Folder::default().update(folder(&[("a.yaml", &text)]));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Pure: the fields that we honour of each kind of Kubernetes object.
+//! Never: behaviour. Fields that we do not know are other people's, and no error.
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// An object that the mesh is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Object {
+    /// A Namespace, for its labels.
+    Namespace(Namespace),
+    /// A Pod.
+    Pod(Box<Pod>),
+    /// A Service.
+    Service(Service),
+}
+
+/// What all objects begin with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Head {
+    /// Group and version.
+    #[serde(default)]
+    pub(super) api_version: String,
+    /// The kind of object.
+    #[serde(default)]
+    pub(super) kind: String,
+}
+
+/// Labels and annotations.
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// Name and labels of an object.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Metadata {
+    /// The object's name.
+    pub(super) name: String,
+    /// Its namespace.
+    #[serde(default = "default")]
+    pub(super) namespace: String,
+    /// Its labels.
+    #[serde(default)]
+    pub(super) labels: Labels,
+    /// Its annotations.
+    #[serde(default)]
+    pub(super) annotations: Labels,
+    /// Who made it.
+    #[serde(default)]
+    pub(super) owner_references: Vec<Owner>,
+}
+
+/// Who made an object.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// Its kind.
+    pub(super) kind: String,
+    /// Its name.
+    pub(super) name: String,
+    /// Whether it is the one that manages the object.
+    #[serde(default)]
+    pub(super) controller: bool,
+}
+
+/// A Namespace.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct Namespace {
+    /// Name and labels.
+    pub(super) metadata: Metadata,
+}
+
+/// A Pod.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct Pod {
+    /// Name and labels.
+    pub(super) metadata: Metadata,
+    /// What was asked for.
+    pub(super) spec: PodSpec,
+    /// What is.
+    #[serde(default)]
+    pub(super) status: PodStatus,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PodSpec {
+    /// The node that it runs on.
+    #[serde(default)]
+    pub(super) node_name: String,
+    /// Whose rights it has.
+    #[serde(default = "default")]
+    pub(super) service_account_name: String,
+    /// Whether it shares the node's network namespace.
+    #[serde(default)]
+    pub(super) host_network: bool,
+    /// Its containers, for their named ports.
+    #[serde(default)]
+    pub(super) containers: Vec<Container>,
+}
+
+/// One container.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct Container {
+    /// What it listens on.
+    #[serde(default)]
+    pub(super) ports: Vec<ContainerPort>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ContainerPort {
+    /// Its name, for services to refer to.
+    #[serde(default)]
+    pub(super) name: String,
+    /// Its number.
+    pub(super) container_port: u16,
+}
+
+/// What is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PodStatus {
+    /// `Running`, `Succeeded`, `Failed` and so on.
+    #[serde(default)]
+    pub(super) phase: String,
+    /// The first address.
+    #[serde(default, rename = "podIP")]
+    pub(super) pod_ip: String,
+    /// All addresses.
+    #[serde(default, rename = "podIPs")]
+    pub(super) pod_ips: Vec<PodIp>,
+    /// `Ready` among others.
+    #[serde(default)]
+    pub(super) conditions: Vec<Condition>,
+}
+
+/// One address of a pod.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct PodIp {
+    /// The address.
+    pub(super) ip: String,
+}
+
+/// One condition of a pod.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct Condition {
+    /// Which.
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub(super) status: String,
+}
+
+/// A Service.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct Service {
+    /// Name and labels.
+    pub(super) metadata: Metadata,
+    /// What was asked for.
+    pub(super) spec: ServiceSpec,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ServiceSpec {
+    /// The first cluster address, or `None`.
+    #[serde(default, rename = "clusterIP")]
+    pub(super) cluster_ip: String,
+    /// All cluster addresses.
+    #[serde(default, rename = "clusterIPs")]
+    pub(super) cluster_ips: Vec<String>,
+    /// Which pods are behind it.
+    #[serde(default)]
+    pub(super) selector: Labels,
+    /// What it listens on.
+    #[serde(default)]
+    pub(super) ports: Vec<ServicePort>,
+    /// Whether pods that are not ready are behind it too.
+    #[serde(default)]
+    pub(super) publish_not_ready_addresses: bool,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ServicePort {
+    /// Its name.
+    #[serde(default)]
+    pub(super) name: String,
+    /// What clients dial.
+    pub(super) port: u16,
+    /// Where pods listen; the same port unless given.
+    #[serde(default)]
+    pub(super) target_port: Option<TargetPort>,
+    /// `TCP` unless given.
+    #[serde(default)]
+    pub(super) protocol: Option<String>,
+}
+
+/// Where pods listen.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+pub(super) enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the name of a container's port.
+    Name(String),
+}
+
+fn default() -> String {
+    "default".into()
+}

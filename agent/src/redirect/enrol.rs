@@ -1,0 +1,414 @@
+//! Shell: pods of this node come and go; the kernel's maps and the listeners follow.
+//! Never: assumes order: every call compares what should be with what is.
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use culvert_ebpf::abi;
+use socket2::Socket;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error,
+    addresses::words,
+    listener::{self, Arrival, Captured, Listeners},
+    loader::{Attachment, Settings, versioned},
+    maps::{self, MAX_DESTINATIONS, Maps},
+    netns::Netns,
+};
+use crate::{
+    discovery::{Protocol, Snapshot, Workload},
+    drain::Drain,
+    identity::keeper::Lease,
+};
+
+/// How long the listeners of a released pod keep accepting: connections that were on their way when
+/// it was released still arrive.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// An enrolled pod of this node.
+#[derive(Debug)]
+pub struct LocalPod {
+    workload: Arc<Workload>,
+    credentials: Lease,
+    netns: Netns,
+    cookie: u64,
+    ports: [u16; 3],
+    maps: Arc<Maps>,
+    released: CancellationToken,
+}
+
+impl LocalPod {
+    /// The pod's unique name.
+    pub fn uid(&self) -> &Arc<str> {
+        &self.workload.uid
+    }
+
+    /// The pod as it was when it was enrolled.
+    pub fn workload(&self) -> &Arc<Workload> {
+        &self.workload
+    }
+
+    /// The pod's certificates, as they are renewed.
+    pub fn credentials(&self) -> &Lease {
+        &self.credentials
+    }
+
+    /// Whether the address is one of the pod's.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.workload.addresses.contains(&address)
+    }
+
+    /// Whether a connection to this port of the pod would come back to the agent.
+    pub fn is_agent_port(&self, port: u16) -> bool {
+        port == abi::HBONE_PORT || self.ports.contains(&port)
+    }
+
+    /// Connects from inside the pod's namespace, past the kernel's capture. An application that
+    /// accepts the connection sees `client` as its peer.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub async fn connect(
+        &self,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+    ) -> io::Result<TcpStream> {
+        let socket: TcpSocket =
+            listener::dialling(&self.maps, &self.netns, to, client).map_err(io::Error::other)?;
+        socket.connect(to).await
+    }
+
+    /// Waits until the pod has left the mesh.
+    pub async fn released(&self) {
+        self.released.cancelled().await;
+    }
+
+    pub(super) fn original_destination(&self, stream: &TcpStream) -> Option<SocketAddr> {
+        self.maps.original_destination(stream)
+    }
+}
+
+/// The pods of this node that are enrolled, and the kernel's view of the mesh.
+#[derive(Debug)]
+pub struct Enrolment {
+    node: String,
+    settings: Settings,
+    capture_all: bool,
+    attachment: Attachment,
+    maps: Arc<Maps>,
+    pods: HashMap<Arc<str>, Arc<LocalPod>>,
+    slots: HashMap<IpAddr, u32>,
+    drain: Drain,
+}
+
+impl Enrolment {
+    /// Attaches the programs, or adopts those of an earlier agent.
+    ///
+    /// # Errors
+    /// When the kernel cannot capture, or does not see the agent's own sockets.
+    pub fn open(
+        node: String,
+        settings: Settings,
+        capture_all: bool,
+        drain: Drain,
+    ) -> Result<Self, Error> {
+        let attachment = Attachment::open(&settings)?;
+        let maps = Arc::new(Maps::open(&versioned(&settings.pin))?);
+        maps.set_node(listener::node_cookie(&maps)?)?;
+        let slots = maps.slots()?;
+        let pods = HashMap::new();
+        Ok(Self {
+            node,
+            settings,
+            capture_all,
+            attachment,
+            maps,
+            pods,
+            slots,
+            drain,
+        })
+    }
+
+    /// Counters of the kernel's programs, for metrics and dumps.
+    pub fn counters(&self) -> impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + use<> {
+        let maps = self.maps.clone();
+        move || maps.counters()
+    }
+
+    /// The pods that are enrolled.
+    pub fn pods(&self) -> Vec<Arc<LocalPod>> {
+        self.pods.values().cloned().collect()
+    }
+
+    /// Makes kernel and listeners agree with `snapshot`. `hold` gives the certificates of an
+    /// identity, `serve` takes each captured connection. Returns the pods that should be enrolled
+    /// and are not, with the reason; the caller tries again.
+    ///
+    /// # Errors
+    /// When the kernel's maps cannot be changed.
+    pub async fn apply<H, S, F>(
+        &mut self,
+        snapshot: &Snapshot,
+        hold: H,
+        serve: S,
+    ) -> Result<Vec<(Arc<str>, Error)>, Error>
+    where
+        H: Fn(&Workload) -> Lease,
+        S: Fn(Arc<LocalPod>, Arrival, Captured) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.sync_destinations(snapshot)?;
+        let wanted = self.wanted(snapshot);
+        self.release_unwanted(&wanted)?;
+        let mut failed = Vec::new();
+        for workload in wanted.values() {
+            if self.pods.contains_key(&workload.uid) {
+                continue;
+            }
+            let lease = hold(workload);
+            lease.ready().await;
+            match self.enrol(workload.clone(), lease) {
+                Ok((pod, listeners)) => self.serve(&pod, listeners, &serve)?,
+                Err(error) => failed.push((workload.uid.clone(), error)),
+            }
+        }
+        // With a damaged folder nobody can say which pods should be gone: those that an earlier
+        // agent enrolled stay closed rather than open.
+        if snapshot.problems().is_empty() && failed.is_empty() {
+            self.release_orphans()?;
+        }
+        Ok(failed)
+    }
+
+    fn sync_destinations(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let mut addresses: HashSet<IpAddr> = snapshot.addresses().collect();
+        if addresses.len() > MAX_DESTINATIONS {
+            tracing::error!(
+                addresses = addresses.len(),
+                limit = MAX_DESTINATIONS,
+                "too many destinations: those beyond the limit are not captured"
+            );
+            addresses = addresses.into_iter().take(MAX_DESTINATIONS).collect();
+        }
+        self.maps.sync_mesh(&addresses)?;
+        self.maps.sync_prefixes(&[])
+    }
+
+    fn wanted(&self, snapshot: &Snapshot) -> HashMap<Arc<str>, Arc<Workload>> {
+        snapshot
+            .workloads()
+            .filter(|workload| *workload.node == *self.node)
+            .filter(|workload| workload.protocol == Protocol::Hbone)
+            .filter(|workload| workload.netns.is_some() && !workload.addresses.is_empty())
+            .map(|workload| (workload.uid.clone(), workload.clone()))
+            .collect()
+    }
+
+    fn release_unwanted(&mut self, wanted: &HashMap<Arc<str>, Arc<Workload>>) -> Result<(), Error> {
+        let stays = |pod: &LocalPod| wanted.get(pod.uid()).is_some_and(|now| same_pod(now, pod));
+        let gone: Vec<_> = self
+            .pods
+            .values()
+            .filter(|pod| !stays(pod))
+            .cloned()
+            .collect();
+        for pod in gone {
+            self.pods.remove(pod.uid());
+            self.release(pod.cookie, &pod.workload.addresses)?;
+            tracing::info!(pod = %pod.uid(), "pod released");
+            self.drain.spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                pod.released.cancel();
+            });
+        }
+        Ok(())
+    }
+
+    /// Releases what an earlier agent enrolled and nobody wants.
+    fn release_orphans(&mut self) -> Result<(), Error> {
+        let known: HashSet<u64> = self.pods.values().map(|pod| pod.cookie).collect();
+        let owned: HashSet<IpAddr> = self
+            .pods
+            .values()
+            .flat_map(|pod| pod.workload.addresses.iter().copied())
+            .collect();
+        let orphaned: Vec<_> = self
+            .slots
+            .keys()
+            .filter(|address| !owned.contains(address))
+            .copied()
+            .collect();
+        for cookie in self.maps.pods()?.difference(&known) {
+            self.release(*cookie, &[])?;
+        }
+        self.forget(&orphaned)
+    }
+
+    /// The reverse order of enrolment: nothing is captured before nothing is steered.
+    fn release(&mut self, cookie: u64, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.maps.remove_pod(cookie)?;
+        self.attachment.detach_pod(cookie)?;
+        self.forget(addresses)
+    }
+
+    fn forget(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        for address in addresses {
+            self.maps.remove_address(*address)?;
+            self.slots.remove(address);
+        }
+        Ok(())
+    }
+
+    /// Listeners first, then steering, then capture: at no moment is a connection taken to where
+    /// nobody listens.
+    fn enrol(
+        &mut self,
+        workload: Arc<Workload>,
+        credentials: Lease,
+    ) -> Result<(Arc<LocalPod>, Listeners), Error> {
+        self.check_cgroup(&workload)?;
+        let path = workload.netns.clone().unwrap_or_default();
+        let netns = Netns::open(&path)
+            .map_err(|source| Error::file("open the network namespace", &path, source))?;
+        reuse_waiting_ports(&netns);
+        let listeners = Listeners::open(&self.maps, &netns)?;
+        let slot = self.slot(&workload.addresses)?;
+        let (plain, hbone) = (&listeners.plain, &listeners.hbone);
+        self.maps
+            .set_listeners(slot, &maps::Listeners { plain, hbone })?;
+        for address in &workload.addresses {
+            self.maps.set_address(*address, slot)?;
+            self.slots.insert(*address, slot);
+        }
+        self.attachment.attach_pod(listeners.netns_cookie, &netns)?;
+        let ports = listeners.ports()?;
+        let entry = self.entry(&workload, ports[0]);
+        self.maps.set_pod(listeners.netns_cookie, &entry)?;
+        let pod = LocalPod {
+            cookie: listeners.netns_cookie,
+            workload,
+            credentials,
+            netns,
+            ports,
+            maps: self.maps.clone(),
+            released: CancellationToken::new(),
+        };
+        Ok((Arc::new(pod), listeners))
+    }
+
+    fn serve<S, F>(
+        &mut self,
+        pod: &Arc<LocalPod>,
+        listeners: Listeners,
+        serve: &S,
+    ) -> Result<(), Error>
+    where
+        S: Fn(Arc<LocalPod>, Arrival, Captured) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        for (socket, arrival) in [
+            (listeners.outbound, Arrival::Outbound),
+            (listeners.plain, Arrival::Plain),
+            (listeners.hbone, Arrival::Hbone),
+        ] {
+            let listener = in_runtime(socket)?;
+            let (pod, drain, serve) = (pod.clone(), self.drain.clone(), serve.clone());
+            self.drain
+                .spawn(listener::accept(listener, arrival, pod, drain, serve));
+        }
+        tracing::info!(pod = %pod.uid(), identity = %pod.workload.identity, "pod enrolled");
+        self.pods.insert(pod.uid().clone(), pod.clone());
+        Ok(())
+    }
+
+    fn entry(&self, workload: &Workload, outbound_port: u16) -> abi::Pod {
+        let first = |v4: bool| {
+            let mut own = workload
+                .addresses
+                .iter()
+                .filter(|address| address.is_ipv4() == v4);
+            own.next().map_or([0; 4], |address| words(*address))
+        };
+        abi::Pod {
+            ip4: first(true),
+            ip6: first(false),
+            outbound_port: outbound_port.to_be(),
+            flags: if self.capture_all {
+                abi::POD_CAPTURE_ALL
+            } else {
+                0
+            },
+        }
+    }
+
+    /// The pod's place among the listeners: the one that its address has already, or the first free.
+    fn slot(&self, addresses: &[IpAddr]) -> Result<u32, Error> {
+        if let Some(slot) = addresses.iter().find_map(|address| self.slots.get(address)) {
+            return Ok(*slot);
+        }
+        let taken: HashSet<u32> = self.slots.values().copied().collect();
+        let limit = u32::try_from(abi::MAX_PODS).unwrap_or(u32::MAX);
+        (0..limit)
+            .find(|slot| !taken.contains(slot))
+            .ok_or(Error::Full(abi::MAX_PODS))
+    }
+
+    fn check_cgroup(&self, workload: &Workload) -> Result<(), Error> {
+        match &workload.cgroup {
+            Some(cgroup) if !cgroup.starts_with(&self.settings.pods_cgroup) => {
+                Err(Error::OutsideCgroup {
+                    cgroup: cgroup.display().to_string(),
+                    watched: self.settings.pods_cgroup.display().to_string(),
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Whether an enrolled pod is what the manifests now describe. A namespace that was made anew under
+/// the same path is another pod.
+fn same_pod(now: &Workload, pod: &LocalPod) -> bool {
+    let then = &pod.workload;
+    now.addresses == then.addresses
+        && now.identity == then.identity
+        && now.netns == then.netns
+        && now
+            .netns
+            .as_ref()
+            .is_none_or(|path| same_file(path, pod.netns.file()))
+}
+
+fn same_file(path: &PathBuf, open: &std::fs::File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (std::fs::metadata(path), open.metadata()) {
+        (Ok(now), Ok(then)) => now.ino() == then.ino() && now.dev() == then.dev(),
+        // The path is gone for the moment: the pod is too, or will be back.
+        (Err(_), _) | (_, Err(_)) => true,
+    }
+}
+
+/// All the agent's connections to an application share three of four numbers. Waiting ports
+/// (TIME_WAIT) must be reused, or a busy pod runs out of them.
+fn reuse_waiting_ports(netns: &Netns) {
+    let written = netns.within(|| std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1"));
+    if let Err(error) = written.and_then(std::convert::identity) {
+        tracing::warn!(%error, "cannot set net.ipv4.tcp_tw_reuse in a pod: connection rates above 500 per second will fail");
+    }
+}
+
+fn in_runtime(socket: Socket) -> Result<TcpListener, Error> {
+    TcpListener::from_std(socket.into()).map_err(|source| Error::File {
+        what: "register a listener",
+        path: String::new(),
+        source,
+    })
+}

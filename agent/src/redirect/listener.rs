@@ -1,0 +1,224 @@
+//! Shell: the agent's sockets in a pod's namespace: three listeners, and those it dials with.
+//! Never: reads a byte, decides who may connect.
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::{Error, addresses::canonical, enrol::LocalPod, maps::Maps, netns::Netns};
+use crate::{
+    drain::Drain,
+    flow::{Direction, Flow},
+};
+
+/// Connections that may wait to be accepted, per listener.
+const BACKLOG: i32 = 4096;
+/// Pause after `accept` failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// An idle connection is probed after this long, and then as often again.
+const KEEPALIVE: Duration = Duration::from_secs(180);
+/// Unanswered probes after which a connection counts as dead.
+const KEEPALIVE_PROBES: u32 = 9;
+
+/// A connection that the kernel brought to the agent.
+#[derive(Debug)]
+pub struct Captured {
+    /// Its socket.
+    pub stream: TcpStream,
+    /// Whence and whither, as the client meant it. Tunnels know more later.
+    pub flow: Flow,
+}
+
+/// How a connection arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// A process of the pod dialled a mesh destination.
+    Outbound,
+    /// A peer of the mesh brings tunnels.
+    Hbone,
+    /// Somebody connects to the pod without a tunnel.
+    Plain,
+}
+
+/// The listeners of one pod, and the cookie of the namespace that they are in.
+pub(super) struct Listeners {
+    pub(super) outbound: Socket,
+    pub(super) plain: Socket,
+    pub(super) hbone: Socket,
+    pub(super) netns_cookie: u64,
+}
+
+impl Listeners {
+    /// Opens the listeners, on ports that the kernel chooses: they are reached by steering, and
+    /// must not collide with the application's.
+    pub(super) fn open(maps: &Maps, netns: &Netns) -> Result<Self, Error> {
+        let entered = netns.within(|| {
+            let outbound = listen(maps)?;
+            let netns_cookie = maps.netns_of(&outbound)?;
+            Ok(Self {
+                outbound,
+                plain: listen(maps)?,
+                hbone: listen(maps)?,
+                netns_cookie,
+            })
+        });
+        entered.map_err(|source| cannot("enter the pod's network namespace", source))?
+    }
+
+    /// The ports that they are on; a connection that names one of them would come back to the agent.
+    pub(super) fn ports(&self) -> Result<[u16; 3], Error> {
+        Ok([
+            port(&self.outbound)?,
+            port(&self.plain)?,
+            port(&self.hbone)?,
+        ])
+    }
+}
+
+/// The cookie of the agent's own namespace, which is the node's.
+pub(super) fn node_cookie(maps: &Maps) -> Result<u64, Error> {
+    maps.netns_of(&listen(maps)?)
+}
+
+/// A socket in the pod's namespace for dialling, never captured by the kernel. An application that
+/// accepts the connection sees `client`.
+pub(super) fn dialling(
+    maps: &Maps,
+    netns: &Netns,
+    to: SocketAddr,
+    client: Option<SocketAddr>,
+) -> Result<TcpSocket, Error> {
+    let socket = netns
+        .within(|| {
+            Socket::new(
+                Domain::for_address(to),
+                Type::STREAM.nonblocking(),
+                Some(Protocol::TCP),
+            )
+        })
+        .and_then(std::convert::identity)
+        .and_then(|socket| {
+            tune(&SockRef::from(&socket))?;
+            Ok(socket)
+        })
+        .map_err(|source| cannot("open a socket in the pod's network namespace", source))?;
+    maps.mark_dialling(&socket, client)?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Accepts connections until the pod is released, and hands each to `serve` as a task of its own.
+pub(super) async fn accept<S, F>(
+    listener: TcpListener,
+    arrival: Arrival,
+    pod: Arc<LocalPod>,
+    drain: Drain,
+    serve: S,
+) where
+    S: Fn(Arc<LocalPod>, Arrival, Captured) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = pod.released() => return,
+            () = drain.draining() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if let Some(captured) = pod.captured(stream, canonical(peer), arrival) {
+                    drain.spawn(serve(pod.clone(), arrival, captured));
+                }
+            }
+            // A client that gave up before it was accepted is its own affair.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, pod = %pod.uid(), "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl LocalPod {
+    /// Who talks to whom. `None` for a connection that was not redirected but dialled the agent's
+    /// listener by itself: it has no destination, and is reset.
+    fn captured(&self, stream: TcpStream, peer: SocketAddr, arrival: Arrival) -> Option<Captured> {
+        let socket = SockRef::from(&stream);
+        let destination = match arrival {
+            Arrival::Outbound => self.original_destination(&stream),
+            Arrival::Hbone | Arrival::Plain => stream.local_addr().ok().map(canonical),
+        };
+        let Some(destination) = destination else {
+            // The client sees a reset rather than an end that looks orderly.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+            return None;
+        };
+        if let Err(error) = tune(&socket) {
+            tracing::debug!(%error, "cannot set socket options");
+        }
+        let direction = match arrival {
+            Arrival::Outbound => Direction::Outbound,
+            Arrival::Hbone | Arrival::Plain => Direction::Inbound,
+        };
+        let flow = Flow {
+            direction,
+            source: peer,
+            destination,
+            peer: None,
+        };
+        Some(Captured { stream, flow })
+    }
+}
+
+fn listen(maps: &Maps) -> Result<Socket, Error> {
+    let dual = (Domain::IPV6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+    let only_v4 = (Domain::IPV4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    listen_on(maps, dual).or_else(|_| listen_on(maps, only_v4))
+}
+
+fn listen_on(maps: &Maps, (domain, address): (Domain, SocketAddr)) -> Result<Socket, Error> {
+    let bound = || {
+        let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    let socket = bound().map_err(|source| cannot("open a listener", source))?;
+    maps.mark_listener(&socket)?;
+    socket
+        .listen(BACKLOG)
+        .map_err(|source| cannot("listen", source))?;
+    Ok(socket)
+}
+
+fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+fn port(socket: &Socket) -> Result<u16, Error> {
+    let address = socket
+        .local_addr()
+        .map_err(|source| cannot("examine a listener", source))?;
+    Ok(address.as_socket().map_or(0, |address| address.port()))
+}
+
+fn cannot(what: &'static str, source: io::Error) -> Error {
+    Error::File {
+        what,
+        path: String::new(),
+        source,
+    }
+}

@@ -1,0 +1,211 @@
+//! Shell: one connection's story: counters while it lives, one line and the metrics when it drops.
+//! Never: blocks.
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use super::{
+    metrics::{Series, Telemetry, TrafficLabels},
+    reason::Reason,
+};
+use crate::{
+    clock,
+    discovery::{Service, Workload},
+    flow::Direction,
+    hbone::Baggage,
+    identity::Identity,
+    relay::Counters,
+};
+
+/// How the agent reached, or was reached by, the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Without a tunnel.
+    #[default]
+    Tcp,
+    /// Through a tunnel.
+    Hbone,
+}
+
+impl Protocol {
+    /// The word in records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Hbone => "hbone",
+        }
+    }
+}
+
+/// One side of a connection, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Party {
+    /// From discovery, by address.
+    pub workload: Option<Arc<Workload>>,
+    /// Proven by a certificate.
+    pub identity: Option<Identity>,
+    /// What a peer of another network says of itself; used only when discovery knows nothing.
+    pub baggage: Option<Baggage>,
+}
+
+/// One connection's story. Dropped, it writes exactly one line.
+#[derive(Debug)]
+pub struct Record {
+    telemetry: Arc<Telemetry>,
+    opened_at: Instant,
+    direction: Direction,
+    source_address: SocketAddr,
+    destination_address: SocketAddr,
+    /// Who dialled.
+    pub source: Party,
+    /// Who was dialled.
+    pub destination: Party,
+    /// The service that was dialled.
+    pub service: Option<Arc<Service>>,
+    /// The CONNECT target.
+    pub authority: Option<String>,
+    /// With or without a tunnel.
+    pub protocol: Protocol,
+    counters: Arc<Counters>,
+    series: Option<Series>,
+    end: Option<(Reason, Option<String>)>,
+}
+
+impl Record {
+    /// Begins the story of a connection.
+    pub fn open(
+        telemetry: &Arc<Telemetry>,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Self {
+        telemetry.connection_begins();
+        Self {
+            telemetry: telemetry.clone(),
+            opened_at: clock::now(),
+            direction,
+            source_address: source,
+            destination_address: destination,
+            source: Party::default(),
+            destination: Party::default(),
+            service: None,
+            authority: None,
+            protocol: Protocol::Tcp,
+            counters: Arc::default(),
+            series: None,
+            end: None,
+        }
+    }
+
+    /// Where the agent dialled.
+    pub fn set_destination_address(&mut self, address: SocketAddr) {
+        self.destination_address = address;
+    }
+
+    /// The connection is through: all parties are known. Gives the counters for its bytes.
+    pub fn opened(&mut self) -> Arc<Counters> {
+        let series = self.telemetry.series(&self.labels());
+        series.opened.inc();
+        self.series = Some(series);
+        self.counters.clone()
+    }
+
+    /// Ends the story.
+    pub fn end(mut self, reason: Reason, detail: Option<String>) {
+        self.end = Some((reason, detail));
+    }
+
+    fn labels(&self) -> TrafficLabels {
+        TrafficLabels::new(
+            self.direction,
+            self.protocol,
+            (&self.source, &self.destination),
+            self.service.as_deref(),
+        )
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let (reason, detail) = self.end.take().unwrap_or_else(|| {
+            let why = if self.telemetry.is_draining() {
+                Reason::Drained
+            } else {
+                Reason::Cancelled
+            };
+            (why, None)
+        });
+        let up = self.counters.sent.load(Ordering::Relaxed);
+        let down = self.counters.received.load(Ordering::Relaxed);
+        self.write(reason, detail.as_deref(), (up, down));
+        let series = self
+            .series
+            .take()
+            .unwrap_or_else(|| self.telemetry.series(&self.labels()));
+        self.telemetry
+            .connection_ends(&series, reason, &self.labels(), (up, down));
+    }
+}
+
+impl Record {
+    /// The line of the access log. Absent values are left out. The client's bytes count as sent by
+    /// the side that dials, and as received by the side that is dialled.
+    fn write(&self, reason: Reason, error: Option<&str>, (up, down): (u64, u64)) {
+        let (sent, received) = match self.direction {
+            Direction::Outbound => (up, down),
+            Direction::Inbound => (down, up),
+        };
+        let (source, destination) = (Names::of(&self.source), Names::of(&self.destination));
+        let duration = clock::now()
+            .saturating_duration_since(self.opened_at)
+            .as_millis();
+        tracing::info!(
+            target: "access",
+            {
+            src.addr = %self.source_address,
+            src.workload = source.workload,
+            src.namespace = source.namespace,
+            src.identity = source.identity,
+            dst.addr = %self.destination_address,
+            dst.hbone_addr = self.authority,
+            dst.service = self.service.as_ref().map(|service| &*service.hostname),
+            dst.workload = destination.workload,
+            dst.namespace = destination.namespace,
+            dst.identity = destination.identity,
+            direction = self.direction.as_str(),
+            protocol = self.protocol.as_str(),
+            bytes_sent = sent,
+            bytes_recv = received,
+            duration = format_args!("{duration}ms"),
+            reason = reason.as_str(),
+            error,
+            },
+            "connection complete"
+        );
+    }
+}
+
+/// The names of a party in a line.
+struct Names<'a> {
+    workload: Option<&'a str>,
+    namespace: Option<&'a str>,
+    identity: Option<String>,
+}
+
+impl<'a> Names<'a> {
+    fn of(party: &'a Party) -> Self {
+        let known = party.workload.as_deref();
+        let told = party.baggage.as_ref();
+        Self {
+            workload: known
+                .map(|w| &*w.name)
+                .or(told.and_then(|b| b.workload.as_deref())),
+            namespace: known
+                .map(|w| &*w.namespace)
+                .or(told.and_then(|b| b.namespace.as_deref())),
+            identity: party.identity.as_ref().map(ToString::to_string),
+        }
+    }
+}
