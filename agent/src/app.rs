@@ -79,11 +79,7 @@ pub fn run(
 pub fn unload(path: &Path) -> anyhow::Result<ExitCode> {
     let pin = Config::read(path)?.capture.pin;
     let removed = redirect::unload(&pin)?;
-    writeln!(
-        std::io::stdout(),
-        "removed {removed} pins from {}",
-        pin.display()
-    )?;
+    writeln!(std::io::stdout(), "removed {removed} pins from {}", pin.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,11 +107,7 @@ pub fn check(as_json: bool) -> anyhow::Result<ExitCode> {
         }
     }
     let whole = features.iter().all(|feature| feature.present == Ok(true));
-    Ok(if whole {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
@@ -130,10 +122,8 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         cluster_domain: config.cluster_domain.clone(),
     };
     let snapshot = manifest::watch(&config.manifests.directory, settings, &background).await?;
-    let limits = PoolLimits {
-        connections: config.limits.max_tunnels,
-        idle: config.limits.tunnel_idle,
-    };
+    let limits =
+        PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
     let pool = Pool::new(limits, background.clone());
     let cluster: Arc<str> = config.cluster.as_str().into();
     let stories = Stories {
@@ -167,13 +157,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         background: background.clone(),
     };
     let (readiness, pods, quit) = operators.start(&enrolment).await?;
-    let node = Node {
-        enrolment,
-        keeper,
-        stories,
-        readiness,
-        pods,
-    };
+    let node = Node { enrolment, keeper, stories, readiness, pods };
     let stopped = node.follow(snapshot, &quit).await;
     tracing::info!("stopping");
     telemetry.begin_drain();
@@ -249,10 +233,7 @@ impl Node {
         let stories = self.stories.clone();
         let serve = move |pod, arrival, captured| stories.clone().serve(pod, arrival, captured);
         let keeper = self.keeper.clone();
-        let failed = self
-            .enrolment
-            .apply(snapshot, |w| keeper.hold(&w.identity), serve)
-            .await?;
+        let failed = self.enrolment.apply(snapshot, |w| keeper.hold(&w.identity), serve).await?;
         self.pods.send_replace(self.enrolment.pods());
         for (pod, error) in &failed {
             let error = anyhow::format_err!("{error}");
@@ -292,11 +273,8 @@ impl Operators<'_> {
         let (snapshot, keeper, stop) = (self.snapshot, self.keeper, quit.clone());
         let admin = Arc::new(Admin {
             dump: Box::new(move || {
-                let local: Vec<_> = pods
-                    .borrow()
-                    .iter()
-                    .map(|pod| pod.workload().clone())
-                    .collect();
+                let local: Vec<_> =
+                    pods.borrow().iter().map(|pod| pod.workload().clone()).collect();
                 dump(&snapshot.borrow(), &keeper.certificates(), &local)
             }),
             kernel: Box::new(enrolment.counters()),
@@ -317,24 +295,16 @@ impl Operators<'_> {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.telemetry.observe(enrolment.counters(), move || {
             vec![
-                (
-                    "workload_manager_active_proxy_count",
-                    count(pods.borrow().len()),
-                ),
+                ("workload_manager_active_proxy_count", count(pods.borrow().len())),
                 ("culvert_tunnels_open", count(pool.connections())),
-                (
-                    "culvert_log_lines_dropped",
-                    i64::try_from(logging.dropped()).unwrap_or(i64::MAX),
-                ),
+                ("culvert_log_lines_dropped", i64::try_from(logging.dropped()).unwrap_or(i64::MAX)),
             ]
         });
     }
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {key} = {address}"))
+    TcpListener::bind(address).await.with_context(|| format!("listen on {key} = {address}"))
 }
 
 fn capture_settings(config: &Config) -> redirect::Settings {

@@ -184,14 +184,10 @@ impl Config {
     /// # Errors
     /// When it cannot be read, has an unknown key, or a value that cannot be used.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })?;
-        let mut config = Self::parse(&text).map_err(|source| ConfigError::Parse {
-            path: path.into(),
-            source: Box::new(source),
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let mut config = Self::parse(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
         if config.node.is_empty() {
             config.node = env::var("NODE_NAME").unwrap_or_default();
         }
@@ -211,10 +207,7 @@ impl Config {
     /// # Errors
     /// Says what is wrong and what to do.
     pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let wrong = |text: &str| ConfigError::Value {
-            path: path.into(),
-            text: text.into(),
-        };
+        let wrong = |text: &str| ConfigError::Value { path: path.into(), text: text.into() };
         if self.node.is_empty() {
             return Err(wrong(
                 "`node` is not set: give this node's name there, by --node, or in NODE_NAME",
@@ -256,22 +249,14 @@ fn cluster_domain() -> String {
 impl Default for Ca {
     fn default() -> Self {
         let file = PathBuf::from("/var/lib/culvert/ca.pem");
-        Self {
-            file,
-            ttl: Duration::from_secs(24 * 3600),
-        }
+        Self { file, ttl: Duration::from_secs(24 * 3600) }
     }
 }
 
 impl Default for Capture {
     fn default() -> Self {
         let pin = PathBuf::from("/sys/fs/bpf/culvert");
-        Self {
-            mode: CaptureMode::Mesh,
-            pin,
-            pods_cgroup: None,
-            node_cgroup: None,
-        }
+        Self { mode: CaptureMode::Mesh, pin, pods_cgroup: None, node_cgroup: None }
     }
 }
 
@@ -288,10 +273,7 @@ impl Default for Limits {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: Format::Text,
-            level: "info".into(),
-        }
+        Self { format: Format::Text, level: "info".into() }
     }
 }
 
@@ -307,9 +289,7 @@ impl Default for Listen {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(5),
-        }
+        Self { grace: Duration::from_secs(5) }
     }
 }
 
@@ -327,9 +307,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
-        let error = Config::parse("[capture]\nmod = \"all\"\n")
-            .unwrap_err()
-            .to_string();
+        let error = Config::parse("[capture]\nmod = \"all\"\n").unwrap_err().to_string();
         assert!(error.contains("mod") && error.contains("line 2"), "{error}");
     }
 
@@ -339,20 +317,13 @@ mod tests {
         for (text, hint) in [
             ("[manifests]\ndirectory = \"/m\"", "node"),
             ("node = \"n1\"", "manifests.directory"),
-            (
-                "node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[ca]\nttl = \"1s\"",
-                "ca.ttl",
-            ),
+            ("node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[ca]\nttl = \"1s\"", "ca.ttl"),
             (
                 "node = \"n1\"\n[manifests]\ndirectory = \"/m\"\n[listen]\nadmin = \"0.0.0.0:15000\"",
                 "loopback",
             ),
         ] {
-            let error = Config::parse(text)
-                .unwrap()
-                .check(path)
-                .unwrap_err()
-                .to_string();
+            let error = Config::parse(text).unwrap().check(path).unwrap_err().to_string();
             assert!(error.contains(hint), "{error}");
         }
     }

@@ -38,12 +38,6 @@ impl Direction {
 
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} -> {}",
-            self.direction.as_str(),
-            self.source,
-            self.destination
-        )
+        write!(f, "{} {} -> {}", self.direction.as_str(), self.source, self.destination)
     }
 }

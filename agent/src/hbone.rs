@@ -78,9 +78,5 @@ pub enum Error {
 }
 
 fn list(identities: &[Identity]) -> String {
-    identities
-        .iter()
-        .map(Identity::to_string)
-        .collect::<Vec<_>>()
-        .join(" or ")
+    identities.iter().map(Identity::to_string).collect::<Vec<_>>().join(" or ")
 }

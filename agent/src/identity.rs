@@ -30,10 +30,7 @@ impl Identity {
         namespace: &str,
         service_account: &str,
     ) -> Result<Self, IdentityError> {
-        if ![trust_domain, namespace, service_account]
-            .into_iter()
-            .all(is_segment)
-        {
+        if ![trust_domain, namespace, service_account].into_iter().all(is_segment) {
             return Err(IdentityError);
         }
         Ok(Self {
@@ -70,14 +67,7 @@ impl FromStr for Identity {
     fn from_str(text: &str) -> Result<Self, IdentityError> {
         let path = text.strip_prefix("spiffe://").ok_or(IdentityError)?;
         let mut parts = path.split('/');
-        match (
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-        ) {
+        match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(trust_domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None) => {
                 Self::new(trust_domain, namespace, account)
             }
@@ -99,9 +89,7 @@ impl fmt::Display for Identity {
 /// SPIFFE-ID §2: letters, digits, dot, dash, underscore; a segment is never empty, `.` or `..`.
 fn is_segment(text: &str) -> bool {
     !matches!(text, "" | "." | "..")
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 #[cfg(test)]

@@ -36,12 +36,9 @@ impl Inbound {
     pub async fn tunnels(self, pod: Arc<LocalPod>, captured: Captured) {
         let (source, destination) = (captured.flow.source, captured.flow.destination);
         let Some(credentials) = pod.credentials().current() else {
-            let failure = Failure::new(
-                Reason::NoCertificate,
-                "the pod's certificate is not issued yet",
-            );
-            self.record(source, destination)
-                .end(failure.reason, Some(failure.detail));
+            let failure =
+                Failure::new(Reason::NoCertificate, "the pod's certificate is not issued yet");
+            self.record(source, destination).end(failure.reason, Some(failure.detail));
             return relay::reset(captured.stream);
         };
         let on_connect = |incoming| {
@@ -49,13 +46,8 @@ impl Inbound {
             self.drain.spawn(inbound.tunnel(pod, source, incoming));
         };
         // Boxed, so that tunnels that live on do not pay for the handshake's room.
-        let served = Box::pin(server::serve(
-            captured.stream,
-            &credentials,
-            &self.drain,
-            on_connect,
-        ))
-        .await;
+        let served =
+            Box::pin(server::serve(captured.stream, &credentials, &self.drain, on_connect)).await;
         match served {
             Ok(()) => {}
             // Its tunnels have records of their own.
@@ -64,8 +56,7 @@ impl Inbound {
             }
             Err(error) => {
                 let failure = Failure::from(error);
-                self.record(source, destination)
-                    .end(failure.reason, Some(failure.detail));
+                self.record(source, destination).end(failure.reason, Some(failure.detail));
             }
         }
     }
@@ -90,11 +81,7 @@ impl Inbound {
 
     /// Delivers one tunnel; what cannot be delivered is told to the peer as a status.
     async fn tunnel(self, pod: Arc<LocalPod>, peer_address: SocketAddr, incoming: Incoming) {
-        let target = incoming
-            .head
-            .as_ref()
-            .ok()
-            .and_then(|head| address(&head.authority));
+        let target = incoming.head.as_ref().ok().and_then(|head| address(&head.authority));
         let fallback = SocketAddr::new(peer_address.ip(), 0);
         let mut record = self.record(client(peer_address, &incoming), target.unwrap_or(fallback));
         record.protocol = Protocol::Hbone;
@@ -141,10 +128,7 @@ impl Inbound {
         record.authority = Some(head.authority.to_string());
         record.source.workload = snapshot.workload_at(peer_address.ip()).cloned();
         record.source.baggage.clone_from(&head.baggage);
-        let host = head
-            .forwarded
-            .as_ref()
-            .and_then(|forwarded| forwarded.host.as_deref());
+        let host = head.forwarded.as_ref().and_then(|forwarded| forwarded.host.as_deref());
         record.service = host.and_then(|host| snapshot.service_named(host)).cloned();
     }
 
@@ -162,10 +146,7 @@ async fn deliver(
     client: SocketAddr,
 ) -> Result<TcpStream, Failure> {
     if pod.is_agent_port(target.port()) {
-        return Err(Failure::new(
-            Reason::Loop,
-            "the port is one of the agent's own",
-        ));
+        return Err(Failure::new(Reason::Loop, "the port is one of the agent's own"));
     }
     let dialled = timeout(CONNECT_TIMEOUT, pod.connect(target, Some(client))).await;
     dialled
@@ -175,18 +156,12 @@ async fn deliver(
 
 /// The address in this pod that a CONNECT names. No agent may be used to reach others.
 fn local_target(pod: &LocalPod, incoming: &Incoming) -> Result<SocketAddr, Failure> {
-    let head = incoming
-        .head
-        .as_ref()
-        .map_err(|bad| Failure::new(Reason::BadRequest, bad))?;
+    let head = incoming.head.as_ref().map_err(|bad| Failure::new(Reason::BadRequest, bad))?;
     match address(&head.authority) {
         Some(target) if pod.has(target.ip()) => Ok(target),
         Some(_) | None => Err(Failure::new(
             Reason::NotLocal,
-            format!(
-                "ip mismatch: {} is not an address of this pod",
-                head.authority
-            ),
+            format!("ip mismatch: {} is not an address of this pod", head.authority),
         )),
     }
 }
@@ -201,11 +176,7 @@ fn address(authority: &Authority) -> Option<SocketAddr> {
 /// The client's address and port. The peer's agent dials from the client's own address, so what it
 /// says of the port is believed only together with that.
 fn client(peer_address: SocketAddr, incoming: &Incoming) -> SocketAddr {
-    let told = incoming
-        .head
-        .as_ref()
-        .ok()
-        .and_then(|head| head.forwarded.as_ref()?.client);
+    let told = incoming.head.as_ref().ok().and_then(|head| head.forwarded.as_ref()?.client);
     match told {
         Some(client) if client.ip() == peer_address.ip() => client,
         Some(_) | None => peer_address,

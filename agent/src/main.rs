@@ -46,11 +46,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Run {
-            config,
-            manifests,
-            node,
-        } => app::run(&config, manifests, node),
+        Command::Run { config, manifests, node } => app::run(&config, manifests, node),
         Command::Unload { config } => app::unload(&config),
         Command::Check { json } => app::check(json),
     };

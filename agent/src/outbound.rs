@@ -37,12 +37,8 @@ impl Outbound {
     /// Carries one connection to its end. Dropped half-way it still leaves a record.
     pub async fn serve(self, pod: Arc<LocalPod>, captured: Captured) {
         let flow = &captured.flow;
-        let mut record = Record::open(
-            &self.telemetry,
-            flow.direction,
-            flow.source,
-            flow.destination,
-        );
+        let mut record =
+            Record::open(&self.telemetry, flow.direction, flow.source, flow.destination);
         record.source.workload = Some(pod.workload().clone());
         match self.carry(&pod, captured, &mut record).await {
             Ok(ended) => record.end(Reason::from(ended), None),
@@ -71,8 +67,7 @@ impl Outbound {
             Via::Plain => plain(pod, captured, &next_hop, record).await,
             Via::Tunnel { address, expected } => {
                 let head = self.head(pod, captured.flow.source, &next_hop);
-                self.tunnelled(pod, captured, (*address, expected, head), record)
-                    .await
+                self.tunnelled(pod, captured, (*address, expected, head), record).await
             }
         }
     }
@@ -87,10 +82,7 @@ impl Outbound {
         record.protocol = Protocol::Hbone;
         record.set_destination_address(address);
         record.authority = Some(head.authority.to_string());
-        match self
-            .open(pod, captured.flow.source, (address, expected), &head)
-            .await
-        {
+        match self.open(pod, captured.flow.source, (address, expected), &head).await {
             Ok(opened) => {
                 record.source.identity = Some(pod.workload().identity.clone());
                 record.destination.identity = Some(opened.peer);
@@ -112,10 +104,7 @@ impl Outbound {
         head: &ConnectHead,
     ) -> Result<Opened, Failure> {
         let credentials = pod.credentials().current().ok_or_else(|| {
-            Failure::new(
-                Reason::NoCertificate,
-                "the pod's certificate is not issued yet",
-            )
+            Failure::new(Reason::NoCertificate, "the pod's certificate is not issued yet")
         })?;
         let key = PoolKey {
             own: pod.workload().identity.clone(),
@@ -129,16 +118,10 @@ impl Outbound {
     }
 
     fn head(&self, pod: &LocalPod, client: SocketAddr, next_hop: &NextHop) -> ConnectHead {
-        let host = next_hop
-            .service
-            .as_ref()
-            .map(|service| service.hostname.to_string());
+        let host = next_hop.service.as_ref().map(|service| service.hostname.to_string());
         ConnectHead {
             authority: Authority::from(next_hop.endpoint),
-            forwarded: Some(Forwarded {
-                client: Some(client),
-                host,
-            }),
+            forwarded: Some(Forwarded { client: Some(client), host }),
             baggage: Some(describe(pod, &self.cluster)),
             trace: TraceParent::new(rand::random()),
         }
@@ -168,10 +151,7 @@ async fn plain(
     let own = pod.has(next_hop.endpoint.ip());
     if own && pod.is_agent_port(next_hop.endpoint.port()) {
         relay::reset(captured.stream);
-        return Err(Failure::new(
-            Reason::Loop,
-            "attempted recursive call to ourselves",
-        ));
+        return Err(Failure::new(Reason::Loop, "attempted recursive call to ourselves"));
     }
     let client = own.then_some(captured.flow.source);
     let dialled = timeout(CONNECT_TIMEOUT, pod.connect(next_hop.endpoint, client)).await;

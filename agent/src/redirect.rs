@@ -68,10 +68,6 @@ pub enum Error {
 
 impl Error {
     fn file(what: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {
-        Self::File {
-            what,
-            path: path.display().to_string(),
-            source,
-        }
+        Self::File { what, path: path.display().to_string(), source }
     }
 }

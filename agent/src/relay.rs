@@ -83,26 +83,22 @@ pub trait Sink {
 pub async fn relay(client: impl End, server: impl End, counters: &Counters) -> Ended {
     let (mut from_client, to_client) = client.split();
     let (mut from_server, to_server) = server.split();
-    let mut sinks = Sinks {
-        to_client,
-        to_server,
-        finished: false,
-    };
+    let mut sinks = Sinks { to_client, to_server, finished: false };
     let up = async {
-        pump(&mut from_client, &mut sinks.to_server, &counters.sent)
-            .await
-            .map_err(|side| match side {
+        pump(&mut from_client, &mut sinks.to_server, &counters.sent).await.map_err(
+            |side| match side {
                 Side::Source => Ended::ResetByClient,
                 Side::Sink => Ended::ResetByServer,
-            })
+            },
+        )
     };
     let down = async {
-        pump(&mut from_server, &mut sinks.to_client, &counters.received)
-            .await
-            .map_err(|side| match side {
+        pump(&mut from_server, &mut sinks.to_client, &counters.received).await.map_err(|side| {
+            match side {
                 Side::Source => Ended::ResetByServer,
                 Side::Sink => Ended::ResetByClient,
-            })
+            }
+        })
     };
     match tokio::try_join!(up, down) {
         Ok(((), ())) => {
@@ -176,13 +172,7 @@ impl End for TcpStream {
 
     fn split(self) -> (TcpSource, TcpSink) {
         let stream = Arc::new(self);
-        (
-            TcpSource {
-                stream: stream.clone(),
-                size: SMALLEST_READ,
-            },
-            TcpSink(stream),
-        )
+        (TcpSource { stream: stream.clone(), size: SMALLEST_READ }, TcpSink(stream))
     }
 }
 

@@ -94,12 +94,7 @@ fn hop(
         }
         Some(_) | None => Via::Plain,
     };
-    NextHop {
-        via,
-        endpoint,
-        workload,
-        service,
-    }
+    NextHop { via, endpoint, workload, service }
 }
 
 /// One of the service's ready endpoints, each as likely as any other.
@@ -111,10 +106,7 @@ fn endpoint(
 ) -> Result<(Arc<Workload>, SocketAddr), Error> {
     let port = destination.port();
     if !service.ports.iter().any(|known| known.port == port) {
-        return Err(Error::NoPort {
-            service: service.hostname.clone(),
-            port,
-        });
+        return Err(Error::NoPort { service: service.hostname.clone(), port });
     }
     let ready: Vec<_> = service
         .endpoints
@@ -127,24 +119,15 @@ fn endpoint(
         })
         .collect();
     let count = ready.len() as u64;
-    let chosen = random
-        .checked_rem(count)
-        .and_then(|index| ready.get(usize::try_from(index).ok()?));
+    let chosen =
+        random.checked_rem(count).and_then(|index| ready.get(usize::try_from(index).ok()?));
     chosen
         .map(|(workload, address)| ((*workload).clone(), *address))
-        .ok_or_else(|| Error::NoEndpoint {
-            service: service.hostname.clone(),
-            port,
-        })
+        .ok_or_else(|| Error::NoEndpoint { service: service.hostname.clone(), port })
 }
 
 /// The workload's address of the family that was dialled, else any.
 fn address_like(workload: &Workload, dialled: IpAddr) -> Option<IpAddr> {
     let same = |address: &&IpAddr| address.is_ipv4() == dialled.is_ipv4();
-    workload
-        .addresses
-        .iter()
-        .find(same)
-        .or_else(|| workload.addresses.first())
-        .copied()
+    workload.addresses.iter().find(same).or_else(|| workload.addresses.first()).copied()
 }

@@ -49,16 +49,8 @@ pub const fn ip_words(bytes: [u8; 16]) -> Ip {
 /// The reverse of [`ip_words`].
 pub const fn ip_bytes(words: Ip) -> [u8; 16] {
     let [a, b, c, d] = words;
-    let (a, b, c, d) = (
-        a.to_ne_bytes(),
-        b.to_ne_bytes(),
-        c.to_ne_bytes(),
-        d.to_ne_bytes(),
-    );
-    [
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
-        d[3],
-    ]
+    let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
 }
 
 /// Map `PODS`: the network namespace's cookie → an enrolled pod, for connections that it opens.
@@ -128,13 +120,7 @@ pub const ROLE_LISTENER: u32 = 5;
 impl Mark {
     /// A mark with an address.
     pub const fn new(role: u32, ip: Ip, port: u16) -> Self {
-        Self {
-            netns: 0,
-            ip,
-            port,
-            reserved: 0,
-            role,
-        }
+        Self { netns: 0, ip, port, reserved: 0, role }
     }
 
     /// As the map holds it.
@@ -154,11 +140,7 @@ impl Mark {
         };
         let netns = u64::from(word(0)) | u64::from(word(4)) << 32;
         Self {
-            netns: if cfg!(target_endian = "little") {
-                netns
-            } else {
-                netns.rotate_left(32)
-            },
+            netns: if cfg!(target_endian = "little") { netns } else { netns.rotate_left(32) },
             ip: [word(8), word(12), word(16), word(20)],
             port: u16::from_ne_bytes([bytes[24], bytes[25]]),
             reserved: 0,

@@ -71,10 +71,7 @@ pub fn steer(
     if is_probe() {
         return Steer::Pass(Why::LookupProbe);
     }
-    Steer::Agent {
-        slot,
-        hbone: local_port == HBONE_PORT,
-    }
+    Steer::Agent { slot, hbone: local_port == HBONE_PORT }
 }
 
 /// Whether an exemption written at `at` still holds. It also ends with its socket; the time limit
@@ -119,12 +116,7 @@ mod tests {
     }
 
     fn pod(flags: u16) -> Pod {
-        Pod {
-            ip4: ip("10.1.0.2"),
-            ip6: ip("fd00:1::2"),
-            outbound_port: 0,
-            flags,
-        }
+        Pod { ip4: ip("10.1.0.2"), ip6: ip("fd00:1::2"), outbound_port: 0, flags }
     }
 
     #[test]
@@ -136,38 +128,14 @@ mod tests {
             ("10.2.0.2", ROLE_AGENT, 0, Connect::Pass(Why::ConnectAgent)),
             ("10.9.9.9", 0, 0, Connect::Pass(Why::ConnectNotMesh)),
             ("10.9.9.9", 0, POD_CAPTURE_ALL, Connect::Redirect),
-            (
-                "127.0.0.1",
-                0,
-                POD_CAPTURE_ALL,
-                Connect::Pass(Why::ConnectLocal),
-            ),
-            (
-                "127.9.9.9",
-                0,
-                POD_CAPTURE_ALL,
-                Connect::Pass(Why::ConnectLocal),
-            ),
+            ("127.0.0.1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("127.9.9.9", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
             ("::1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
-            (
-                "10.1.0.2",
-                0,
-                POD_CAPTURE_ALL,
-                Connect::Pass(Why::ConnectLocal),
-            ),
-            (
-                "fd00:1::2",
-                0,
-                POD_CAPTURE_ALL,
-                Connect::Pass(Why::ConnectLocal),
-            ),
+            ("10.1.0.2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("fd00:1::2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
         ] {
             let to_ip = ip(to);
-            assert_eq!(
-                connect(&pod(flags), role, &to_ip, || mesh(to_ip)),
-                expected,
-                "{to}"
-            );
+            assert_eq!(connect(&pod(flags), role, &to_ip, || mesh(to_ip)), expected, "{to}");
         }
     }
 
@@ -175,71 +143,14 @@ mod tests {
     fn everything_from_outside_goes_to_the_agent() {
         let slot_of = |at: &Ip| (*at == ip("10.1.0.2") || *at == ip("fd00:1::2")).then_some(3);
         for (remote, local, port, probe, expected) in [
-            (
-                "10.2.0.2",
-                "10.1.0.2",
-                80,
-                false,
-                Steer::Agent {
-                    slot: 3,
-                    hbone: false,
-                },
-            ),
-            (
-                "10.2.0.2",
-                "10.1.0.2",
-                15008,
-                false,
-                Steer::Agent {
-                    slot: 3,
-                    hbone: true,
-                },
-            ),
-            (
-                "fd00:2::2",
-                "fd00:1::2",
-                80,
-                false,
-                Steer::Agent {
-                    slot: 3,
-                    hbone: false,
-                },
-            ),
-            (
-                "10.1.0.1",
-                "10.1.0.2",
-                80,
-                true,
-                Steer::Pass(Why::LookupProbe),
-            ),
-            (
-                "10.1.0.2",
-                "10.1.0.2",
-                80,
-                false,
-                Steer::Pass(Why::LookupLocal),
-            ),
-            (
-                "10.1.0.2",
-                "127.0.0.1",
-                80,
-                false,
-                Steer::Pass(Why::LookupLocal),
-            ),
-            (
-                "10.2.0.2",
-                "fe80::2",
-                80,
-                false,
-                Steer::Drop(Why::LookupUnknownAddress),
-            ),
-            (
-                "10.1.0.1",
-                "10.7.0.2",
-                80,
-                true,
-                Steer::Drop(Why::LookupUnknownAddress),
-            ),
+            ("10.2.0.2", "10.1.0.2", 80, false, Steer::Agent { slot: 3, hbone: false }),
+            ("10.2.0.2", "10.1.0.2", 15008, false, Steer::Agent { slot: 3, hbone: true }),
+            ("fd00:2::2", "fd00:1::2", 80, false, Steer::Agent { slot: 3, hbone: false }),
+            ("10.1.0.1", "10.1.0.2", 80, true, Steer::Pass(Why::LookupProbe)),
+            ("10.1.0.2", "10.1.0.2", 80, false, Steer::Pass(Why::LookupLocal)),
+            ("10.1.0.2", "127.0.0.1", 80, false, Steer::Pass(Why::LookupLocal)),
+            ("10.2.0.2", "fe80::2", 80, false, Steer::Drop(Why::LookupUnknownAddress)),
+            ("10.1.0.1", "10.7.0.2", 80, true, Steer::Drop(Why::LookupUnknownAddress)),
         ] {
             let verdict = steer(&ip(remote), &ip(local), port, slot_of, || probe);
             assert_eq!(verdict, expected, "{remote} -> {local}:{port}");

@@ -18,34 +18,21 @@ pub struct Snapshot {
 impl Snapshot {
     /// Indexes `workloads` and `services`. Of two objects with one address the first in uid order wins.
     pub fn new(workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
-        let mut snapshot = Self {
-            problems,
-            ..Self::default()
-        };
+        let mut snapshot = Self { problems, ..Self::default() };
         let mut workloads: Vec<_> = workloads.into_iter().map(Arc::new).collect();
         workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
         for workload in workloads {
             for address in &workload.addresses {
-                snapshot
-                    .by_address
-                    .entry(*address)
-                    .or_insert_with(|| workload.clone());
+                snapshot.by_address.entry(*address).or_insert_with(|| workload.clone());
             }
             snapshot.workloads.insert(workload.uid.clone(), workload);
         }
         snapshot.services = services.into_iter().map(Arc::new).collect();
-        snapshot
-            .services
-            .sort_by(|a, b| a.hostname.cmp(&b.hostname));
+        snapshot.services.sort_by(|a, b| a.hostname.cmp(&b.hostname));
         for service in &snapshot.services {
-            snapshot
-                .by_name
-                .insert(service.hostname.clone(), service.clone());
+            snapshot.by_name.insert(service.hostname.clone(), service.clone());
             for vip in &service.vips {
-                snapshot
-                    .by_vip
-                    .entry(*vip)
-                    .or_insert_with(|| service.clone());
+                snapshot.by_vip.entry(*vip).or_insert_with(|| service.clone());
             }
         }
         snapshot

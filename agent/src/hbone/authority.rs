@@ -44,9 +44,7 @@ impl FromStr for Authority {
         if port == 0 {
             return Err(AuthorityError);
         }
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = match (bracketed, host.parse::<Ipv4Addr>()) {
             (Some(v6), _) => Host::Ip(
                 IpAddr::V6(v6.parse::<Ipv6Addr>().map_err(|_| AuthorityError)?).to_canonical(),
@@ -61,10 +59,7 @@ impl FromStr for Authority {
 
 impl From<SocketAddr> for Authority {
     fn from(address: SocketAddr) -> Self {
-        Self {
-            host: Host::Ip(address.ip()),
-            port: address.port(),
-        }
+        Self { host: Host::Ip(address.ip()), port: address.port() }
     }
 }
 
@@ -83,9 +78,7 @@ fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let last = text.rsplit('.').next().unwrap_or_default();
     text.len() <= LONGEST_NAME
@@ -105,10 +98,7 @@ mod tests {
             ("10.0.0.1:80", Some("10.0.0.1:80")),
             ("[fd00::1]:8080", Some("[fd00::1]:8080")),
             ("[::ffff:10.0.0.1]:80", Some("10.0.0.1:80")),
-            (
-                "Cart.shop.svc.cluster.local:80",
-                Some("cart.shop.svc.cluster.local:80"),
-            ),
+            ("Cart.shop.svc.cluster.local:80", Some("cart.shop.svc.cluster.local:80")),
             ("10.0.0.1", None),
             ("10.0.0.1:0", None),
             ("10.0.0.1:65536", None),
@@ -121,10 +111,7 @@ mod tests {
             (":80", None),
             ("", None),
         ] {
-            let parsed = text
-                .parse::<Authority>()
-                .ok()
-                .map(|authority| authority.to_string());
+            let parsed = text.parse::<Authority>().ok().map(|authority| authority.to_string());
             assert_eq!(parsed.as_deref(), shown, "{text}");
         }
     }

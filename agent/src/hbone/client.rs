@@ -73,11 +73,7 @@ impl Connection {
             }
             ended.store(true, Ordering::Relaxed);
         });
-        Ok(Self {
-            requests,
-            peer,
-            closed,
-        })
+        Ok(Self { requests, peer, closed })
     }
 
     /// Whom the peer proved to be.
@@ -103,29 +99,19 @@ impl Connection {
         &self,
         head: &ConnectHead,
     ) -> Result<(SendStream<Bytes>, RecvStream), ConnectError> {
-        let unseen = |error| ConnectError {
-            error,
-            unseen: true,
-        };
-        let seen = |error| ConnectError {
-            error,
-            unseen: false,
-        };
+        let unseen = |error| ConnectError { error, unseen: true };
+        let seen = |error| ConnectError { error, unseen: false };
         let request = request(head).map_err(seen)?;
         let ready = timeout(ANSWER_TIMEOUT, self.requests.clone().ready()).await;
         let mut requests = ready
             .map_err(|_| unseen(Error::Timeout(ANSWER_TIMEOUT)))?
             .map_err(|error| unseen(http2(error)))?;
-        let (answer, send) = requests
-            .send_request(request, false)
-            .map_err(|error| unseen(http2(error)))?;
+        let (answer, send) =
+            requests.send_request(request, false).map_err(|error| unseen(http2(error)))?;
         let answer = timeout(ANSWER_TIMEOUT, answer)
             .await
             .map_err(|_| seen(Error::Timeout(ANSWER_TIMEOUT)))?
-            .map_err(|error| ConnectError {
-                unseen: was_refused(&error),
-                error: http2(error),
-            })?;
+            .map_err(|error| ConnectError { unseen: was_refused(&error), error: http2(error) })?;
         if answer.status() != StatusCode::OK {
             return Err(seen(Error::Status(answer.status())));
         }
@@ -153,14 +139,10 @@ fn check(stream: &TlsStream<TcpStream>, expected: &[Identity]) -> Result<Identit
     let found = certificate.and_then(|certificate| claimed_identity(certificate));
     match found {
         Some(found) if expected.contains(&found) => Ok(found),
-        Some(found) => Err(Error::Identity {
-            expected: expected.to_vec(),
-            found: found.to_string(),
-        }),
-        None => Err(Error::Identity {
-            expected: expected.to_vec(),
-            found: "none".into(),
-        }),
+        Some(found) => {
+            Err(Error::Identity { expected: expected.to_vec(), found: found.to_string() })
+        }
+        None => Err(Error::Identity { expected: expected.to_vec(), found: "none".into() }),
     }
 }
 
@@ -179,15 +161,9 @@ fn settings() -> h2::client::Builder {
 
 fn request(head: &ConnectHead) -> Result<Request<()>, Error> {
     let failed = |error: http::Error| Error::Request(Arc::new(error));
-    let uri: Uri = Uri::builder()
-        .authority(head.authority.to_string())
-        .build()
-        .map_err(failed)?;
-    let mut request = Request::builder()
-        .method(Method::CONNECT)
-        .uri(uri)
-        .body(())
-        .map_err(failed)?;
+    let uri: Uri = Uri::builder().authority(head.authority.to_string()).build().map_err(failed)?;
+    let mut request =
+        Request::builder().method(Method::CONNECT).uri(uri).body(()).map_err(failed)?;
     head.write(request.headers_mut());
     Ok(request)
 }

@@ -75,10 +75,7 @@ pub struct Forwarded {
 impl Forwarded {
     /// Parses the first element; later ones are of earlier hops.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut forwarded = Self {
-            client: None,
-            host: None,
-        };
+        let mut forwarded = Self { client: None, host: None };
         for pair in text.split(',').next()?.split(';') {
             let (name, value) = pair.split_once('=')?;
             let value = value.trim().trim_matches('"');
@@ -177,10 +174,7 @@ pub struct TraceParent {
 impl TraceParent {
     /// A trace of three random numbers.
     pub fn new([high, low, span]: [u64; 3]) -> Self {
-        Self {
-            trace: u128::from(high) << 64 | u128::from(low),
-            span,
-        }
+        Self { trace: u128::from(high) << 64 | u128::from(low), span }
     }
 
     /// Parses `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, in any version of that length.
@@ -237,10 +231,7 @@ mod tests {
         };
         let mut headers = HeaderMap::new();
         head.write(&mut headers);
-        assert_eq!(
-            headers["forwarded"],
-            "for=\"[fd00::1]:4242\";host=cart.shop.svc.cluster.local"
-        );
+        assert_eq!(headers["forwarded"], "for=\"[fd00::1]:4242\";host=cart.shop.svc.cluster.local");
         assert_eq!(
             headers["baggage"],
             "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.pod.name=web-0,service.name=web"
@@ -249,10 +240,7 @@ mod tests {
             headers["traceparent"],
             "00-00000000000000010000000000000002-0000000000000003-00"
         );
-        assert_eq!(
-            ConnectHead::read(head.authority.clone(), &headers, [9; 3]),
-            head
-        );
+        assert_eq!(ConnectHead::read(head.authority.clone(), &headers, [9; 3]), head);
     }
 
     proptest! {

@@ -92,12 +92,7 @@ pub struct StreamPermit(Arc<Shared>);
 impl Pool {
     /// An empty pool, whose connections live as long as `drain` lets them.
     pub fn new(limits: PoolLimits, drain: Drain) -> Self {
-        let pool = Self {
-            limits,
-            lanes: Arc::default(),
-            open: Arc::default(),
-            drain,
-        };
+        let pool = Self { limits, lanes: Arc::default(), open: Arc::default(), drain };
         let sweeper = pool.clone();
         pool.drain.spawn(async move {
             loop {
@@ -132,21 +127,10 @@ impl Pool {
             match permit.0.connection.connect(head).await {
                 Ok((send, receive)) => {
                     let peer = permit.0.connection.peer().clone();
-                    let tunnel = Tunnel {
-                        send,
-                        receive,
-                        permit: Some(permit),
-                    };
-                    return Ok(Opened {
-                        tunnel,
-                        peer,
-                        reused,
-                    });
+                    let tunnel = Tunnel { send, receive, permit: Some(permit) };
+                    return Ok(Opened { tunnel, peer, reused });
                 }
-                Err(ConnectError {
-                    error: _,
-                    unseen: true,
-                }) if reused => {
+                Err(ConnectError { error: _, unseen: true }) if reused => {
                     lane.remove(&permit.0);
                 }
                 Err(ConnectError { error, .. }) => return Err(error),
@@ -218,13 +202,12 @@ impl Pool {
         F: Future<Output = io::Result<TcpStream>>,
     {
         let counted = Counted::new(&self.open, self.limits.connections)?;
-        let stream = timeout(DIAL_TIMEOUT, dial())
-            .await
-            .map_err(|_| Error::DialTimeout)?
-            .map_err(|error| match error.kind() {
+        let stream = timeout(DIAL_TIMEOUT, dial()).await.map_err(|_| Error::DialTimeout)?.map_err(
+            |error| match error.kind() {
                 io::ErrorKind::TimedOut => Error::DialTimeout,
                 _ => Error::Dial(Arc::new(error)),
-            })?;
+            },
+        )?;
         let connection = Connection::open(stream, credentials, &key.expected, &self.drain).await?;
         counted.keep();
         Ok(connection)

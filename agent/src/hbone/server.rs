@@ -91,15 +91,8 @@ impl Incoming {
     pub fn accept(mut self, baggage: &Baggage) -> io::Result<Tunnel> {
         let mut response = Response::new(());
         write_baggage(response.headers_mut(), baggage);
-        let send = self
-            .respond
-            .send_response(response, false)
-            .map_err(io::Error::other)?;
-        Ok(Tunnel {
-            send,
-            receive: self.receive,
-            permit: None,
-        })
+        let send = self.respond.send_response(response, false).map_err(io::Error::other)?;
+        Ok(Tunnel { send, receive: self.receive, permit: None })
     }
 
     /// Answers with a status and nothing else.
@@ -117,11 +110,7 @@ fn incoming(
     peer: &Identity,
 ) -> Incoming {
     let (parts, receive) = request.into_parts();
-    let target = parts
-        .uri
-        .authority()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let target = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
     let head = if parts.method == Method::CONNECT {
         target
             .parse::<Authority>()
@@ -130,12 +119,7 @@ fn incoming(
     } else {
         Err(BadRequest::Method(parts.method))
     };
-    Incoming {
-        head,
-        peer: peer.clone(),
-        receive,
-        respond,
-    }
+    Incoming { head, peer: peer.clone(), receive, respond }
 }
 
 /// The verifier let only peers with an identity pass.
@@ -145,10 +129,7 @@ fn peer(stream: &TlsStream<TcpStream>) -> Result<Identity, Error> {
         .peer_certificates()
         .and_then(<[_]>::first)
         .and_then(|certificate| claimed_identity(certificate))
-        .ok_or_else(|| Error::Identity {
-            expected: Vec::new(),
-            found: "none".into(),
-        })
+        .ok_or_else(|| Error::Identity { expected: Vec::new(), found: "none".into() })
 }
 
 fn settings() -> h2::server::Builder {

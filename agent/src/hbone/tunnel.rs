@@ -30,10 +30,7 @@ pub struct TunnelSink {
 impl Tunnel {
     /// The two directions.
     pub fn split(self) -> (TunnelSource, TunnelSink) {
-        let source = TunnelSource {
-            receive: self.receive,
-            _permit: self.permit,
-        };
+        let source = TunnelSource { receive: self.receive, _permit: self.permit };
         (source, TunnelSink { send: self.send })
     }
 }
@@ -100,9 +97,7 @@ fn is_end(error: &h2::Error) -> bool {
 
 fn broken(error: h2::Error) -> io::Error {
     if error.is_io() {
-        return error
-            .into_io()
-            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+        return error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
     }
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

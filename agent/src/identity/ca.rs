@@ -88,29 +88,14 @@ impl LocalCa {
         if !file.exists() {
             create(file, trust_domain, now)?;
         }
-        let failed = |what| {
-            move |source| CaError::File {
-                what,
-                path: file.into(),
-                source,
-            }
-        };
-        let mode = fs::metadata(file)
-            .map_err(failed("examine"))?
-            .permissions()
-            .mode()
-            & 0o777;
+        let failed = |what| move |source| CaError::File { what, path: file.into(), source };
+        let mode = fs::metadata(file).map_err(failed("examine"))?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(CaError::Exposed {
-                path: file.into(),
-                mode,
-            });
+            return Err(CaError::Exposed { path: file.into(), mode });
         }
         let pem = fs::read_to_string(file).map_err(failed("read"))?;
-        let ca = Self::parse(&pem, ttl).map_err(|text| CaError::Broken {
-            path: file.into(),
-            text,
-        })?;
+        let ca =
+            Self::parse(&pem, ttl).map_err(|text| CaError::Broken { path: file.into(), text })?;
         if ca.root_ends <= now {
             return Err(CaError::Expired { path: file.into() });
         }
@@ -123,10 +108,8 @@ impl LocalCa {
     /// When the key or the signature cannot be made.
     pub fn issue(&self, identity: &Identity, now: SystemTime) -> Result<Svid, CaError> {
         let key = KeyPair::generate()?;
-        let (not_before, not_after) = (
-            now - BACKDATE.min(self.ttl),
-            (now + self.ttl).min(self.root_ends),
-        );
+        let (not_before, not_after) =
+            (now - BACKDATE.min(self.ttl), (now + self.ttl).min(self.root_ends));
         let serial: u128 = rand::random();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -136,10 +119,8 @@ impl LocalCa {
         // RFC 5280 §4.1.2.2: positive, at most 20 octets.
         params.serial_number = Some(SerialNumber::from((serial >> 1).to_be_bytes().to_vec()));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Svid {
@@ -164,12 +145,7 @@ impl LocalCa {
             return Err("the key is another certificate's".into());
         }
         let issuer = Issuer::from_ca_cert_der(&root, key).map_err(|e| e.to_string())?;
-        Ok(Self {
-            issuer,
-            root,
-            root_ends,
-            ttl,
-        })
+        Ok(Self { issuer, root, root_ends, ttl })
     }
 }
 
@@ -178,13 +154,7 @@ fn key_info(key: &KeyPair) -> Vec<u8> {
 }
 
 fn create(file: &Path, trust_domain: &str, now: SystemTime) -> Result<(), CaError> {
-    let failed = |what| {
-        move |source| CaError::File {
-            what,
-            path: file.into(),
-            source,
-        }
-    };
+    let failed = |what| move |source| CaError::File { what, path: file.into(), source };
     let directory = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(failed("make a directory for"))?;
     let temporary = file.with_extension(format!("{}.tmp", rand::random::<u64>()));
@@ -244,10 +214,7 @@ mod tests {
         let svid = ca.issue(&identity, now).unwrap();
         assert_eq!(claimed_identity(&svid.chain[0]), Some(identity));
         assert!(svid.not_after <= now + ROOT_TTL);
-        assert_eq!(
-            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -256,14 +223,10 @@ mod tests {
         let open = || {
             let file = file.clone();
             std::thread::spawn(move || {
-                LocalCa::open(&file, "cluster.local", DAY, clock::wall())
-                    .unwrap()
-                    .root
+                LocalCa::open(&file, "cluster.local", DAY, clock::wall()).unwrap().root
             })
         };
-        let roots: Vec<_> = [open(), open(), open(), open()]
-            .map(|t| t.join().unwrap())
-            .into();
+        let roots: Vec<_> = [open(), open(), open(), open()].map(|t| t.join().unwrap()).into();
         assert!(roots.iter().all(|root| root == &roots[0]));
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
     }
@@ -285,9 +248,6 @@ mod tests {
         let (_, key) = other.split_once("-----BEGIN PRIVATE").unwrap();
         fs::write(&file, format!("{certificate}-----BEGIN PRIVATE{key}")).unwrap();
         let broken = LocalCa::open(&file, "cluster.local", DAY, now).unwrap_err();
-        assert!(
-            broken.to_string().contains("another certificate's"),
-            "{broken}"
-        );
+        assert!(broken.to_string().contains("another certificate's"), "{broken}");
     }
 }

@@ -37,11 +37,7 @@ struct Held {
 impl Keeper {
     /// A keeper that asks `ca`, and renews for as long as `drain` lets it.
     pub fn new(ca: LocalCa, drain: Drain) -> Self {
-        Self {
-            ca: Arc::new(ca),
-            held: Arc::default(),
-            drain,
-        }
+        Self { ca: Arc::new(ca), held: Arc::default(), drain }
     }
 
     /// Certificates for `identity`: from now on, until the last lease is dropped.
@@ -58,10 +54,7 @@ impl Keeper {
         self.drain.spawn(async move {
             stopped.run_until_cancelled(renewal).await;
         });
-        let new = Arc::new(Held {
-            current,
-            _renewal: stop.drop_guard(),
-        });
+        let new = Arc::new(Held { current, _renewal: stop.drop_guard() });
         held.insert(identity.clone(), Arc::downgrade(&new));
         Lease(new)
     }
@@ -69,10 +62,8 @@ impl Keeper {
     /// The certificates in use, by identity.
     pub fn certificates(&self) -> Vec<Arc<Credentials>> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = |held: &Weak<Held>| {
-            held.upgrade()
-                .and_then(|held| held.current.borrow().clone())
-        };
+        let current =
+            |held: &Weak<Held>| held.upgrade().and_then(|held| held.current.borrow().clone());
         let mut all: Vec<_> = held.values().filter_map(current).collect();
         all.sort_by(|a, b| a.svid.identity.cmp(&b.svid.identity));
         all
@@ -103,12 +94,8 @@ async fn renew(
             Ok(credentials) => {
                 failures = 0;
                 let svid = &credentials.svid;
-                let pause = renew_after(
-                    svid.not_before,
-                    svid.not_after,
-                    clock::wall(),
-                    rand::random(),
-                );
+                let pause =
+                    renew_after(svid.not_before, svid.not_after, clock::wall(), rand::random());
                 tracing::debug!(%identity, serial = svid.serial, "certificate issued");
                 current.send_replace(Some(Arc::new(credentials)));
                 pause

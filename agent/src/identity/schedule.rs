@@ -26,11 +26,8 @@ pub fn renew_after(
 /// How long to wait after the `failures`th failure in a row (from 1): doubling, with full jitter in
 /// its upper half.
 pub fn back_off(failures: u32, random: u64) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(
-        1_u32
-            .checked_shl(failures.saturating_sub(1))
-            .unwrap_or(u32::MAX),
-    );
+    let doubled = FIRST_PAUSE
+        .saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
     let pause = doubled.min(LONGEST_PAUSE);
     #[expect(clippy::cast_precision_loss, reason = "a jitter needs no precision")]
     let jitter = 0.5 + 0.5 * (random as f64 / u64::MAX as f64);

@@ -60,11 +60,7 @@ impl Credentials {
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Self {
-            svid,
-            client: Arc::new(client),
-            server: Arc::new(server),
-        })
+        Ok(Self { svid, client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
@@ -100,12 +96,7 @@ impl SpiffeVerifier {
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
         let trust_domain = svid.identity.trust_domain().to_owned();
-        Ok(Self {
-            roots,
-            trust_domain,
-            provider: provider.clone(),
-            clients,
-        })
+        Ok(Self { roots, trust_domain, provider: provider.clone(), clients })
     }
 }
 
@@ -137,9 +128,7 @@ impl ServerCertVerifier for SpiffeVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(
-            rustls::PeerIncompatible::Tls12NotOfferedOrEnabled,
-        ))
+        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
     }
 
     fn verify_tls13_signature(
@@ -153,9 +142,7 @@ impl ServerCertVerifier for SpiffeVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -170,9 +157,7 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .clients
-            .verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.clients.verify_client_cert(end_entity, intermediates, now)?;
         match claimed_identity(end_entity) {
             Some(identity) if identity.trust_domain() == self.trust_domain => Ok(verified),
             Some(_) | None => Err(CertificateError::ApplicationVerificationFailure.into()),
@@ -185,9 +170,7 @@ impl ClientCertVerifier for SpiffeVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(
-            rustls::PeerIncompatible::Tls12NotOfferedOrEnabled,
-        ))
+        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
     }
 
     fn verify_tls13_signature(

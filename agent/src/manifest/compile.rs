@@ -35,12 +35,7 @@ const CGROUP: &str = "culvert.dev/cgroup";
 /// Turns the folder's objects into a snapshot. Objects that make no sense are left out and named.
 pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
     let (objects, problems) = folder.objects();
-    let mut mesh = Mesh {
-        settings,
-        problems,
-        pods: Vec::new(),
-        by_namespace: HashMap::new(),
-    };
+    let mut mesh = Mesh { settings, problems, pods: Vec::new(), by_namespace: HashMap::new() };
     let enrolled = enrolled_namespaces(&objects);
     for found in &objects {
         if let Object::Pod(pod) = &found.object {
@@ -58,11 +53,7 @@ pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
             services.extend(mesh.service(service, &found.origin));
         }
     }
-    let workloads = mesh
-        .pods
-        .into_iter()
-        .map(|(workload, _)| workload)
-        .collect();
+    let workloads = mesh.pods.into_iter().map(|(workload, _)| workload).collect();
     Snapshot::new(workloads, services, mesh.problems)
 }
 
@@ -96,16 +87,10 @@ impl<'a> Mesh<'a> {
         match self.workload(pod, origin, namespace_enrolled) {
             Ok(workload) => {
                 let index = self.pods.len();
-                self.by_namespace
-                    .entry(&pod.metadata.namespace)
-                    .or_default()
-                    .push(index);
+                self.by_namespace.entry(&pod.metadata.namespace).or_default().push(index);
                 self.pods.push((workload, pod));
             }
-            Err(text) => self.problems.push(Problem {
-                origin: origin.clone(),
-                text,
-            }),
+            Err(text) => self.problems.push(Problem { origin: origin.clone(), text }),
         }
     }
 
@@ -130,36 +115,20 @@ impl<'a> Mesh<'a> {
             uid: format!("{}//Pod/{namespace}/{name}", self.settings.cluster).into(),
             name: name.into(),
             namespace: namespace.into(),
-            addresses: if pod.spec.host_network {
-                Vec::new()
-            } else {
-                addresses(&pod.status)?
-            },
+            addresses: if pod.spec.host_network { Vec::new() } else { addresses(&pod.status)? },
             node: pod.spec.node_name.as_str().into(),
             identity,
-            protocol: if enrolled {
-                Protocol::Hbone
-            } else {
-                Protocol::Tcp
-            },
+            protocol: if enrolled { Protocol::Hbone } else { Protocol::Tcp },
             ready: is_ready(&pod.status),
             canonical_name: label(
                 &metadata.labels,
-                [
-                    "service.istio.io/canonical-name",
-                    "app.kubernetes.io/name",
-                    "app",
-                ],
+                ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"],
             )
             .unwrap_or(&workload_name)
             .into(),
             canonical_revision: label(
                 &metadata.labels,
-                [
-                    "service.istio.io/canonical-revision",
-                    "app.kubernetes.io/version",
-                    "version",
-                ],
+                ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"],
             )
             .unwrap_or("latest")
             .into(),
@@ -181,10 +150,7 @@ impl<'a> Mesh<'a> {
                         "address {address} is that of {} too ({})",
                         first.uid, first.origin
                     );
-                    shared.push(Problem {
-                        origin: workload.origin.clone(),
-                        text,
-                    });
+                    shared.push(Problem { origin: workload.origin.clone(), text });
                 }
             }
         }
@@ -196,10 +162,7 @@ impl<'a> Mesh<'a> {
         let vips = match vips(&service.spec) {
             Ok(vips) => vips,
             Err(text) => {
-                self.problems.push(Problem {
-                    origin: origin.clone(),
-                    text,
-                });
+                self.problems.push(Problem { origin: origin.clone(), text });
                 return None;
             }
         };
@@ -211,10 +174,7 @@ impl<'a> Mesh<'a> {
             hostname: format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace).into(),
             vips,
             ports: ports
-                .map(|port| ServicePort {
-                    name: port.name.as_str().into(),
-                    port: port.port,
-                })
+                .map(|port| ServicePort { name: port.name.as_str().into(), port: port.port })
                 .collect(),
             endpoints: self.endpoints(service),
             origin: origin.clone(),
@@ -224,19 +184,14 @@ impl<'a> Mesh<'a> {
     fn endpoints(&self, service: &objects::Service) -> BTreeMap<Arc<str>, Target> {
         let spec = &service.spec;
         let none = Vec::new();
-        let members = self
-            .by_namespace
-            .get(service.metadata.namespace.as_str())
-            .unwrap_or(&none);
+        let members = self.by_namespace.get(service.metadata.namespace.as_str()).unwrap_or(&none);
         let chosen = members
             .iter()
             .filter_map(|index| self.pods.get(*index))
             .filter(|_| !spec.selector.is_empty())
             .filter(|(workload, _)| workload.ready || spec.publish_not_ready_addresses)
             .filter(|(_, pod)| {
-                spec.selector
-                    .iter()
-                    .all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
+                spec.selector.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
             });
         chosen
             .map(|(workload, pod)| {
@@ -253,9 +208,8 @@ fn addresses(status: &objects::PodStatus) -> Result<Vec<IpAddr>, String> {
     let first = std::iter::once(status.pod_ip.as_str());
     let mut addresses = Vec::new();
     for text in first.chain(all).filter(|text| !text.is_empty()) {
-        let address: IpAddr = text
-            .parse()
-            .map_err(|_| format!("status.podIP {text:?} is no IP address"))?;
+        let address: IpAddr =
+            text.parse().map_err(|_| format!("status.podIP {text:?} is no IP address"))?;
         if !addresses.contains(&address.to_canonical()) {
             addresses.push(address.to_canonical());
         }
@@ -265,33 +219,21 @@ fn addresses(status: &objects::PodStatus) -> Result<Vec<IpAddr>, String> {
 
 /// A folder that says nothing about readiness means ready.
 fn is_ready(status: &objects::PodStatus) -> bool {
-    let mut ready = status
-        .conditions
-        .iter()
-        .filter(|condition| condition.kind == "Ready");
+    let mut ready = status.conditions.iter().filter(|condition| condition.kind == "Ready");
     ready.all(|condition| condition.status == "True")
 }
 
 fn label<'a>(labels: &'a Labels, names: [&str; 3]) -> Option<&'a str> {
-    names
-        .into_iter()
-        .find_map(|name| labels.get(name))
-        .map(String::as_str)
+    names.into_iter().find_map(|name| labels.get(name)).map(String::as_str)
 }
 
 /// The owner's name; of a ReplicaSet without the hash that its Deployment added.
 fn workload_name(pod: &objects::Pod) -> String {
-    let owner = pod
-        .metadata
-        .owner_references
-        .iter()
-        .find(|owner| owner.controller);
+    let owner = pod.metadata.owner_references.iter().find(|owner| owner.controller);
     match owner {
-        Some(owner) if owner.kind == "ReplicaSet" => owner
-            .name
-            .rsplit_once('-')
-            .map_or(owner.name.as_str(), |(name, _)| name)
-            .to_owned(),
+        Some(owner) if owner.kind == "ReplicaSet" => {
+            owner.name.rsplit_once('-').map_or(owner.name.as_str(), |(name, _)| name).to_owned()
+        }
         Some(owner) => owner.name.clone(),
         None => pod.metadata.name.clone(),
     }
@@ -315,9 +257,7 @@ fn vips(spec: &objects::ServiceSpec) -> Result<Vec<IpAddr>, String> {
 }
 
 fn is_tcp(port: &objects::ServicePort) -> bool {
-    port.protocol
-        .as_deref()
-        .is_none_or(|protocol| protocol == "TCP")
+    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
 }
 
 fn target_port(port: &objects::ServicePort, pod: &objects::Pod) -> Option<u16> {
@@ -325,14 +265,8 @@ fn target_port(port: &objects::ServicePort, pod: &objects::Pod) -> Option<u16> {
         None => Some(port.port),
         Some(TargetPort::Number(number)) => Some(*number),
         Some(TargetPort::Name(name)) => {
-            let mut ports = pod
-                .spec
-                .containers
-                .iter()
-                .flat_map(|container| &container.ports);
-            ports
-                .find(|candidate| candidate.name == *name)
-                .map(|found| found.container_port)
+            let mut ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
+            ports.find(|candidate| candidate.name == *name).map(|found| found.container_port)
         }
     }
 }

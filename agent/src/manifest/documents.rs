@@ -97,16 +97,10 @@ fn twice((kind, namespace, name): &Name, first: &Origin, second: &Origin) -> Pro
 /// Parses a file. While any of its documents is broken, objects of its last good version that are
 /// missing now may be the broken ones, and stay.
 fn parse(path: &Arc<str>, text: String, last_good: &BTreeMap<Name, Found>) -> File {
-    let mut file = File {
-        text,
-        ..File::default()
-    };
+    let mut file = File { text, ..File::default() };
     let text = std::mem::take(&mut file.text);
     for (line, document) in documents(&text) {
-        let origin = Origin {
-            file: path.clone(),
-            line,
-        };
+        let origin = Origin { file: path.clone(), line };
         if let Err((line, error)) = read(document, &origin, &mut file.objects) {
             file.problems.push(problem(path, origin.line + line, error));
         }
@@ -114,9 +108,7 @@ fn parse(path: &Arc<str>, text: String, last_good: &BTreeMap<Name, Found>) -> Fi
     file.text = text;
     if !file.problems.is_empty() {
         for (name, found) in last_good {
-            file.objects
-                .entry(name.clone())
-                .or_insert_with(|| found.clone());
+            file.objects.entry(name.clone()).or_insert_with(|| found.clone());
         }
     }
     file
@@ -143,9 +135,7 @@ fn documents(text: &str) -> Vec<(u32, &str)> {
     parts
         .into_iter()
         .filter_map(|(line, part)| {
-            let skipped = part
-                .split_inclusive('\n')
-                .take_while(|row| !says_something(row));
+            let skipped = part.split_inclusive('\n').take_while(|row| !says_something(row));
             let (count, bytes) =
                 skipped.fold((0, 0), |(count, bytes), row| (count + 1, bytes + row.len()));
             let rest = &part[bytes..];
@@ -166,11 +156,7 @@ fn read(
         ("" | _, "") => Err((0, "has no `kind`: is this a Kubernetes object?".into())),
         ("v1", "List") => {
             let list: Value = yaml(document)?;
-            let items = list
-                .get("items")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
+            let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
             for item in items {
                 let head: Head = serde_json::from_value(item.clone()).map_err(unplaced)?;
                 let read = object(&head, |kind| from_value(kind, item));
@@ -220,19 +206,9 @@ fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Fo
         Object::Pod(pod) => ("Pod", &pod.metadata),
         Object::Service(service) => ("Service", &service.metadata),
     };
-    let space = if kind == "Namespace" {
-        String::new()
-    } else {
-        metadata.namespace.clone()
-    };
+    let space = if kind == "Namespace" { String::new() } else { metadata.namespace.clone() };
     let name = (kind, space, metadata.name.clone());
-    objects.insert(
-        name,
-        Found {
-            origin: origin.clone(),
-            object,
-        },
-    );
+    objects.insert(name, Found { origin: origin.clone(), object });
 }
 
 /// `NO` and `0777` mean in YAML 1.2 what they look like.
@@ -243,10 +219,11 @@ fn yaml<T: DeserializeOwned>(document: &str) -> Result<T, (u32, String)> {
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(document, options).map_err(|error| {
-        let line = error
-            .location()
-            .map_or(0, |at| u32::try_from(at.line()).unwrap_or(1));
-        (line.saturating_sub(1), error.to_string())
+        let line = error.location().map_or(0, |at| u32::try_from(at.line()).unwrap_or(1));
+        // Its own line counts from the document's start, not from the file's.
+        let text = error.to_string();
+        let text = text.split(" at line ").next().unwrap_or_default().to_owned();
+        (line.saturating_sub(1), text)
     })
 }
 
@@ -255,13 +232,7 @@ fn unplaced(error: serde_json::Error) -> (u32, String) {
 }
 
 fn problem(file: &Arc<str>, line: u32, text: String) -> Problem {
-    Problem {
-        origin: Origin {
-            file: file.clone(),
-            line,
-        },
-        text,
-    }
+    Problem { origin: Origin { file: file.clone(), line }, text }
 }
 
 #[cfg(test)]
@@ -274,19 +245,11 @@ mod tests {
         apiVersion: v1\nkind: Pod\nmetadata: {name: cart, namespace: shop}\nspec: {nodeName: n1}\n";
 
     fn folder(files: &[(&str, &str)]) -> BTreeMap<Arc<str>, Result<String, String>> {
-        files
-            .iter()
-            .map(|(path, text)| (Arc::from(*path), Ok((*text).to_owned())))
-            .collect()
+        files.iter().map(|(path, text)| (Arc::from(*path), Ok((*text).to_owned()))).collect()
     }
 
     fn names(folder: &Folder) -> Vec<String> {
-        folder
-            .objects()
-            .0
-            .iter()
-            .map(|found| found.origin.to_string())
-            .collect()
+        folder.objects().0.iter().map(|found| found.origin.to_string()).collect()
     }
 
     #[test]
@@ -318,17 +281,11 @@ mod tests {
     #[test]
     fn a_wrong_type_a_missing_field_and_a_duplicate_are_problems() {
         for (text, hint) in [
-            (
-                "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: 3}\n",
-                "bool",
-            ),
-            (
-                "apiVersion: v1\nkind: Pod\nmetadata: {nam: x}\nspec: {}\n",
-                "name",
-            ),
+            ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: 3}\n", "bool"),
+            ("apiVersion: v1\nkind: Pod\nmetadata: {nam: x}\nspec: {}\n", "name"),
             (
                 "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: 70000}]}\n",
-                "70000",
+                "u16",
             ),
             ("metadata: {name: x}\n", "kind"),
         ] {

@@ -55,9 +55,7 @@ pub async fn watch(
     let watching = |error| Error::Watch(directory.into(), error);
     let mut watcher = notify::recommended_watcher(notified).map_err(watching)?;
     contents(directory).map_err(|error| Error::Folder(directory.into(), error))?;
-    watcher
-        .watch(directory, RecursiveMode::Recursive)
-        .map_err(watching)?;
+    watcher.watch(directory, RecursiveMode::Recursive).map_err(watching)?;
     let mut reader = Reader {
         directory: directory.into(),
         settings,
@@ -138,9 +136,7 @@ fn contents(directory: &Path) -> io::Result<BTreeMap<Arc<str>, Result<String, St
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
         if hidden || !matches!(extension, Some("yaml" | "yml" | "json")) {
             continue;
         }
@@ -160,9 +156,7 @@ fn contents(directory: &Path) -> io::Result<BTreeMap<Arc<str>, Result<String, St
 fn text(path: &Path) -> io::Result<String> {
     let length = fs::metadata(path)?.len();
     if length > MAX_FILE {
-        return Err(io::Error::other(format!(
-            "{length} bytes, more than {MAX_FILE}: split it"
-        )));
+        return Err(io::Error::other(format!("{length} bytes, more than {MAX_FILE}: split it")));
     }
     fs::read_to_string(path)
 }

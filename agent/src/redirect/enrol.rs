@@ -125,16 +125,7 @@ impl Enrolment {
         maps.set_node(listener::node_cookie(&maps)?)?;
         let slots = maps.slots()?;
         let pods = HashMap::new();
-        Ok(Self {
-            node,
-            settings,
-            capture_all,
-            attachment,
-            maps,
-            pods,
-            slots,
-            drain,
-        })
+        Ok(Self { node, settings, capture_all, attachment, maps, pods, slots, drain })
     }
 
     /// Counters of the kernel's programs, for metrics and dumps.
@@ -214,12 +205,7 @@ impl Enrolment {
 
     fn release_unwanted(&mut self, wanted: &HashMap<Arc<str>, Arc<Workload>>) -> Result<(), Error> {
         let stays = |pod: &LocalPod| wanted.get(pod.uid()).is_some_and(|now| same_pod(now, pod));
-        let gone: Vec<_> = self
-            .pods
-            .values()
-            .filter(|pod| !stays(pod))
-            .cloned()
-            .collect();
+        let gone: Vec<_> = self.pods.values().filter(|pod| !stays(pod)).cloned().collect();
         for pod in gone {
             self.pods.remove(pod.uid());
             self.release(pod.cookie, &pod.workload.addresses)?;
@@ -235,17 +221,10 @@ impl Enrolment {
     /// Releases what an earlier agent enrolled and nobody wants.
     fn release_orphans(&mut self) -> Result<(), Error> {
         let known: HashSet<u64> = self.pods.values().map(|pod| pod.cookie).collect();
-        let owned: HashSet<IpAddr> = self
-            .pods
-            .values()
-            .flat_map(|pod| pod.workload.addresses.iter().copied())
-            .collect();
-        let orphaned: Vec<_> = self
-            .slots
-            .keys()
-            .filter(|address| !owned.contains(address))
-            .copied()
-            .collect();
+        let owned: HashSet<IpAddr> =
+            self.pods.values().flat_map(|pod| pod.workload.addresses.iter().copied()).collect();
+        let orphaned: Vec<_> =
+            self.slots.keys().filter(|address| !owned.contains(address)).copied().collect();
         for cookie in self.maps.pods()?.difference(&known) {
             self.release(*cookie, &[])?;
         }
@@ -282,8 +261,7 @@ impl Enrolment {
         let listeners = Listeners::open(&self.maps, &netns)?;
         let slot = self.slot(&workload.addresses)?;
         let (plain, hbone) = (&listeners.plain, &listeners.hbone);
-        self.maps
-            .set_listeners(slot, &maps::Listeners { plain, hbone })?;
+        self.maps.set_listeners(slot, &maps::Listeners { plain, hbone })?;
         for address in &workload.addresses {
             self.maps.set_address(*address, slot)?;
             self.slots.insert(*address, slot);
@@ -321,8 +299,7 @@ impl Enrolment {
         ] {
             let listener = in_runtime(socket)?;
             let (pod, drain, serve) = (pod.clone(), self.drain.clone(), serve.clone());
-            self.drain
-                .spawn(listener::accept(listener, arrival, pod, drain, serve));
+            self.drain.spawn(listener::accept(listener, arrival, pod, drain, serve));
         }
         tracing::info!(pod = %pod.uid(), identity = %pod.workload.identity, "pod enrolled");
         self.pods.insert(pod.uid().clone(), pod.clone());
@@ -331,21 +308,14 @@ impl Enrolment {
 
     fn entry(&self, workload: &Workload, outbound_port: u16) -> abi::Pod {
         let first = |v4: bool| {
-            let mut own = workload
-                .addresses
-                .iter()
-                .filter(|address| address.is_ipv4() == v4);
+            let mut own = workload.addresses.iter().filter(|address| address.is_ipv4() == v4);
             own.next().map_or([0; 4], |address| words(*address))
         };
         abi::Pod {
             ip4: first(true),
             ip6: first(false),
             outbound_port: outbound_port.to_be(),
-            flags: if self.capture_all {
-                abi::POD_CAPTURE_ALL
-            } else {
-                0
-            },
+            flags: if self.capture_all { abi::POD_CAPTURE_ALL } else { 0 },
         }
     }
 
@@ -356,9 +326,7 @@ impl Enrolment {
         }
         let taken: HashSet<u32> = self.slots.values().copied().collect();
         let limit = u32::try_from(abi::MAX_PODS).unwrap_or(u32::MAX);
-        (0..limit)
-            .find(|slot| !taken.contains(slot))
-            .ok_or(Error::Full(abi::MAX_PODS))
+        (0..limit).find(|slot| !taken.contains(slot)).ok_or(Error::Full(abi::MAX_PODS))
     }
 
     fn check_cgroup(&self, workload: &Workload) -> Result<(), Error> {
@@ -381,10 +349,7 @@ fn same_pod(now: &Workload, pod: &LocalPod) -> bool {
     now.addresses == then.addresses
         && now.identity == then.identity
         && now.netns == then.netns
-        && now
-            .netns
-            .as_ref()
-            .is_none_or(|path| same_file(path, pod.netns.file()))
+        && now.netns.as_ref().is_none_or(|path| same_file(path, pod.netns.file()))
 }
 
 fn same_file(path: &PathBuf, open: &std::fs::File) -> bool {

@@ -30,11 +30,7 @@ pub fn features() -> Vec<Feature> {
         present: is_map_supported(kind).map_err(|error| error.to_string()),
     };
     vec![
-        program(
-            "cgroup/connect and getpeername programs",
-            "5.8",
-            ProgramType::CgroupSockAddr,
-        ),
+        program("cgroup/connect and getpeername programs", "5.8", ProgramType::CgroupSockAddr),
         program("sockops programs", "4.13", ProgramType::SockOps),
         program("sk_lookup programs", "5.9", ProgramType::SkLookup),
         map("socket storage", "5.2", MapType::SkStorage),
@@ -56,8 +52,5 @@ pub fn features() -> Vec<Feature> {
 
 /// The features that this kernel does not have; empty when capture can work.
 pub(super) fn missing_features() -> Vec<Feature> {
-    features()
-        .into_iter()
-        .filter(|feature| feature.present != Ok(true))
-        .collect()
+    features().into_iter().filter(|feature| feature.present != Ok(true)).collect()
 }

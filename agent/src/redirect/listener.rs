@@ -61,23 +61,14 @@ impl Listeners {
         let entered = netns.within(|| {
             let outbound = listen(maps)?;
             let netns_cookie = maps.netns_of(&outbound)?;
-            Ok(Self {
-                outbound,
-                plain: listen(maps)?,
-                hbone: listen(maps)?,
-                netns_cookie,
-            })
+            Ok(Self { outbound, plain: listen(maps)?, hbone: listen(maps)?, netns_cookie })
         });
         entered.map_err(|source| cannot("enter the pod's network namespace", source))?
     }
 
     /// The ports that they are on; a connection that names one of them would come back to the agent.
     pub(super) fn ports(&self) -> Result<[u16; 3], Error> {
-        Ok([
-            port(&self.outbound)?,
-            port(&self.plain)?,
-            port(&self.hbone)?,
-        ])
+        Ok([port(&self.outbound)?, port(&self.plain)?, port(&self.hbone)?])
     }
 }
 
@@ -96,11 +87,7 @@ pub(super) fn dialling(
 ) -> Result<TcpSocket, Error> {
     let socket = netns
         .within(|| {
-            Socket::new(
-                Domain::for_address(to),
-                Type::STREAM.nonblocking(),
-                Some(Protocol::TCP),
-            )
+            Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))
         })
         .and_then(std::convert::identity)
         .and_then(|socket| {
@@ -166,12 +153,7 @@ impl LocalPod {
             Arrival::Outbound => Direction::Outbound,
             Arrival::Hbone | Arrival::Plain => Direction::Inbound,
         };
-        let flow = Flow {
-            direction,
-            source: peer,
-            destination,
-            peer: None,
-        };
+        let flow = Flow { direction, source: peer, destination, peer: None };
         Some(Captured { stream, flow })
     }
 }
@@ -193,9 +175,7 @@ fn listen_on(maps: &Maps, (domain, address): (Domain, SocketAddr)) -> Result<Soc
     };
     let socket = bound().map_err(|source| cannot("open a listener", source))?;
     maps.mark_listener(&socket)?;
-    socket
-        .listen(BACKLOG)
-        .map_err(|source| cannot("listen", source))?;
+    socket.listen(BACKLOG).map_err(|source| cannot("listen", source))?;
     Ok(socket)
 }
 
@@ -209,16 +189,10 @@ fn tune(socket: &SockRef<'_>) -> io::Result<()> {
 }
 
 fn port(socket: &Socket) -> Result<u16, Error> {
-    let address = socket
-        .local_addr()
-        .map_err(|source| cannot("examine a listener", source))?;
+    let address = socket.local_addr().map_err(|source| cannot("examine a listener", source))?;
     Ok(address.as_socket().map_or(0, |address| address.port()))
 }
 
 fn cannot(what: &'static str, source: io::Error) -> Error {
-    Error::File {
-        what,
-        path: String::new(),
-        source,
-    }
+    Error::File { what, path: String::new(), source }
 }

@@ -61,11 +61,7 @@ impl Attachment {
         remove_other_generations(&directory, &generation)?;
         let steer =
             SkLookup::from_pin(own.join("steer")).map_err(load("the adopted sk_lookup program"))?;
-        Ok(Self {
-            generation,
-            pods,
-            steer: Mutex::new(steer),
-        })
+        Ok(Self { generation, pods, steer: Mutex::new(steer) })
     }
 
     /// Steers new connections of the pod's namespace to its listeners.
@@ -75,13 +71,8 @@ impl Attachment {
             return Ok(());
         }
         let mut steer = self.steer.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = steer
-            .attach(netns.file())
-            .map_err(load("sk_lookup for a pod"))?;
-        let link: FdLink = steer
-            .take_link(id)
-            .map_err(load("sk_lookup for a pod"))?
-            .into();
+        let id = steer.attach(netns.file()).map_err(load("sk_lookup for a pod"))?;
+        let link: FdLink = steer.take_link(id).map_err(load("sk_lookup for a pod"))?.into();
         link.pin(&path).map_err(load("the pin of a pod's link"))?;
         self.detach(cookie, |name| !name.ends_with(&self.generation))
     }
@@ -134,12 +125,7 @@ pub fn unload(pin: &Path) -> Result<usize, Error> {
 pub fn default_cgroups() -> (PathBuf, PathBuf) {
     let root = cgroup2_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup"));
     let pods = ["kubepods.slice", "kubepods"].map(|name| root.join(name));
-    (
-        pods.into_iter()
-            .find(|path| path.is_dir())
-            .unwrap_or_else(|| root.clone()),
-        root,
-    )
+    (pods.into_iter().find(|path| path.is_dir()).unwrap_or_else(|| root.clone()), root)
 }
 
 /// Where control groups of version 2 are mounted.
@@ -161,9 +147,7 @@ fn require_features() -> Result<(), Error> {
         Ok(_) => format!("{} (since Linux {})", feature.name, feature.since),
         Err(why) => format!("{} (since Linux {}): {why}", feature.name, feature.since),
     };
-    Err(Error::Feature(
-        missing.iter().map(text).collect::<Vec<_>>().join("; "),
-    ))
+    Err(Error::Feature(missing.iter().map(text).collect::<Vec<_>>().join("; ")))
 }
 
 /// Loads the object against the pinned maps, attaches the node-wide programs and pins them. The
@@ -190,43 +174,27 @@ fn attach(object: &mut Ebpf, settings: &Settings, own: &Path) -> Result<(), Erro
     let pods = open(&settings.pods_cgroup)?;
     let connections: &mut SockOps = program(object, "connections")?;
     connections.load().map_err(load("connections"))?;
-    let id = connections
-        .attach(node, CgroupAttachMode::Single)
-        .map_err(load("connections"))?;
+    let id = connections.attach(node, CgroupAttachMode::Single).map_err(load("connections"))?;
     let link = connections.take_link(id).map_err(load("connections"))?;
-    pin(
-        link.try_into().map_err(load("connections"))?,
-        &own.join("connections"),
-    )?;
+    pin(link.try_into().map_err(load("connections"))?, &own.join("connections"))?;
     for name in POD_PROGRAMS {
         let hook: &mut CgroupSockAddr = program(object, name)?;
         hook.load().map_err(load(name))?;
-        let id = hook
-            .attach(&pods, CgroupAttachMode::Single)
-            .map_err(load(name))?;
+        let id = hook.attach(&pods, CgroupAttachMode::Single).map_err(load(name))?;
         let link = hook.take_link(id).map_err(load(name))?;
         pin(link.try_into().map_err(load(name))?, &own.join(name))?;
     }
     let steer: &mut SkLookup = program(object, "steer")?;
     steer.load().map_err(load("steer"))?;
-    steer
-        .pin(own.join("steer"))
-        .map_err(load("the pin of steer"))
+    steer.pin(own.join("steer")).map_err(load("the pin of steer"))
 }
 
 fn program<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
-    let absent = || Error::Load {
-        what: name,
-        source: "the object does not have it".into(),
-    };
-    object
-        .program_mut(name)
-        .ok_or_else(absent)?
-        .try_into()
-        .map_err(load(name))
+    let absent = || Error::Load { what: name, source: "the object does not have it".into() };
+    object.program_mut(name).ok_or_else(absent)?.try_into().map_err(load(name))
 }
 
 fn pin(link: FdLink, path: &Path) -> Result<(), Error> {
@@ -287,13 +255,7 @@ fn names(directory: &Path) -> Result<Vec<String>, Error> {
     let failed = |source| Error::file("list", directory, source);
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
-        names.push(
-            entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
 }
@@ -306,8 +268,5 @@ fn load<E>(what: &'static str) -> impl Fn(E) -> Error
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    move |source| Error::Load {
-        what,
-        source: Box::new(source),
-    }
+    move |source| Error::Load { what, source: Box::new(source) }
 }

@@ -138,11 +138,7 @@ impl Maps {
 
     /// The pods that the kernel holds for enrolled, by namespace cookie.
     pub(super) fn pods(&self) -> Result<HashSet<u64>, Error> {
-        self.tables()
-            .pods
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(named("PODS"))
+        self.tables().pods.keys().collect::<Result<_, _>>().map_err(named("PODS"))
     }
 
     /// The places of pods' addresses.
@@ -151,12 +147,7 @@ impl Maps {
         let entry = |entry: Result<([u8; 16], u32), MapError>| {
             entry.map(|(key, slot)| (IpAddr::from(key).to_canonical(), slot))
         };
-        tables
-            .addresses
-            .iter()
-            .map(entry)
-            .collect::<Result<_, _>>()
-            .map_err(named("ADDRESSES"))
+        tables.addresses.iter().map(entry).collect::<Result<_, _>>().map_err(named("ADDRESSES"))
     }
 
     /// Puts a pod's listeners in their places.
@@ -170,20 +161,13 @@ impl Maps {
         tables
             .listeners
             .set(first + LISTEN_PLAIN, listeners.plain, 0)
-            .and_then(|()| {
-                tables
-                    .listeners
-                    .set(first + LISTEN_HBONE, listeners.hbone, 0)
-            })
+            .and_then(|()| tables.listeners.set(first + LISTEN_HBONE, listeners.hbone, 0))
             .map_err(named("LISTENERS"))
     }
 
     /// Gives an address of a pod its place.
     pub(super) fn set_address(&self, address: IpAddr, slot: u32) -> Result<(), Error> {
-        self.tables()
-            .addresses
-            .insert(addresses::key(address), slot, 0)
-            .map_err(named("ADDRESSES"))
+        self.tables().addresses.insert(addresses::key(address), slot, 0).map_err(named("ADDRESSES"))
     }
 
     /// Takes an address of a pod away.
@@ -194,10 +178,7 @@ impl Maps {
 
     /// Starts to capture what the namespace's sockets dial.
     pub(super) fn set_pod(&self, netns: u64, pod: &Pod) -> Result<(), Error> {
-        self.tables()
-            .pods
-            .insert(netns, pod.to_bytes(), 0)
-            .map_err(named("PODS"))
+        self.tables().pods.insert(netns, pod.to_bytes(), 0).map_err(named("PODS"))
     }
 
     /// Ends it.
@@ -215,10 +196,7 @@ impl Maps {
             .collect::<Result<_, _>>()
             .map_err(named("MESH"))?;
         for address in wanted.difference(&present) {
-            tables
-                .mesh
-                .insert(addresses::key(*address), 1, 0)
-                .map_err(named("MESH"))?;
+            tables.mesh.insert(addresses::key(*address), 1, 0).map_err(named("MESH"))?;
         }
         for address in present.difference(wanted) {
             absent_is_fine(tables.mesh.remove(&addresses::key(*address))).map_err(named("MESH"))?;
@@ -229,21 +207,13 @@ impl Maps {
     /// Makes the kernel's prefixes equal to `wanted`: captured, or (false) exempt.
     pub(super) fn sync_prefixes(&self, wanted: &[(IpNet, bool)]) -> Result<(), Error> {
         let mut tables = self.tables();
-        let wanted: Table<([u8; 16], u32), u32> = wanted
-            .iter()
-            .map(|(net, captured)| (prefix(net), u32::from(*captured)))
-            .collect();
-        let present: Vec<_> = tables
-            .prefixes
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(named("PREFIXES"))?;
+        let wanted: Table<([u8; 16], u32), u32> =
+            wanted.iter().map(|(net, captured)| (prefix(net), u32::from(*captured))).collect();
+        let present: Vec<_> =
+            tables.prefixes.keys().collect::<Result<_, _>>().map_err(named("PREFIXES"))?;
         for ((ip, length), captured) in &wanted {
             let key = lpm_trie::Key::new(*length, *ip);
-            tables
-                .prefixes
-                .insert(&key, *captured, 0)
-                .map_err(named("PREFIXES"))?;
+            tables.prefixes.insert(&key, *captured, 0).map_err(named("PREFIXES"))?;
         }
         for key in present {
             if !wanted.contains_key(&(key.data(), key.prefix_len())) {
@@ -256,14 +226,9 @@ impl Maps {
     /// How often each program ended in each way, over all processors.
     pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         let total = |why: Why| {
-            self.counters
-                .get(&(why as u32), 0)
-                .map_or(0, |values| values.iter().sum::<u64>())
+            self.counters.get(&(why as u32), 0).map_or(0, |values| values.iter().sum::<u64>())
         };
-        Why::ALL
-            .into_iter()
-            .map(|why| (why.name(), total(why)))
-            .collect()
+        Why::ALL.into_iter().map(|why| (why.name(), total(why))).collect()
     }
 
     fn mark(&self, socket: &impl AsRawFd, mark: Mark) -> Result<(), Error> {

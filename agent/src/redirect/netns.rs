@@ -16,10 +16,7 @@ impl Netns {
     /// Opens the namespace at `path`, for example `/run/netns/pod` or `/proc/123/ns/net`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let there = Arc::new(File::open(path)?);
-        Ok(Self {
-            there,
-            home: Arc::new(File::open("/proc/thread-self/ns/net")?),
-        })
+        Ok(Self { there, home: Arc::new(File::open("/proc/thread-self/ns/net")?) })
     }
 
     /// Runs `work` inside the namespace. It must not block: the calling thread serves others.

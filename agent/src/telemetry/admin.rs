@@ -38,27 +38,17 @@ pub struct Readiness(Arc<Mutex<BTreeSet<String>>>);
 impl Readiness {
     /// Not ready before each of `tasks` is done.
     pub fn waiting_for<const N: usize>(tasks: [&str; N]) -> Self {
-        Self(Arc::new(Mutex::new(
-            tasks.into_iter().map(str::to_owned).collect(),
-        )))
+        Self(Arc::new(Mutex::new(tasks.into_iter().map(str::to_owned).collect())))
     }
 
     /// One task is done.
     pub fn done(&self, task: &str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(task);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
     }
 
     /// What is not done.
     pub fn pending(&self) -> Vec<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
@@ -98,9 +88,7 @@ impl Admin {
             ("/config_dump", _) => json(&(self.dump)()),
             ("/debug/kernel", _) => {
                 let counters = (self.kernel)().into_iter();
-                json(&Value::Object(
-                    counters.map(|(name, n)| (name.into(), n.into())).collect(),
-                ))
+                json(&Value::Object(counters.map(|(name, n)| (name.into(), n.into())).collect()))
             }
             ("/logging", &Method::POST) => self.level(request.uri().query().unwrap_or_default()),
             ("/quitquitquit", &Method::POST) => {
@@ -115,15 +103,12 @@ impl Admin {
     }
 
     fn level(&self, query: &str) -> Answer {
-        let level = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("level="));
+        let level = query.split('&').find_map(|pair| pair.strip_prefix("level="));
         let changed = level.map_or(Ok(()), |level| self.logging.set_level(level));
         match changed {
-            Ok(()) => text(
-                StatusCode::OK,
-                format!("current log level is {}\n", self.logging.level()),
-            ),
+            Ok(()) => {
+                text(StatusCode::OK, format!("current log level is {}\n", self.logging.level()))
+            }
             Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }

@@ -90,9 +90,7 @@ fn certificate(credentials: &Credentials) -> Value {
 
 /// Seconds since 1970; a certificate is never older.
 fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn state(pod: &Workload) -> Value {

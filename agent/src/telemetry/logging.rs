@@ -54,10 +54,7 @@ impl Logging {
     pub fn start(form: Form, level: &str) -> Result<Self, LevelError> {
         let (filter, handle) = reload::Layer::new(parse(level)?);
         let (sender, receiver) = sync_channel(QUEUE);
-        let queue = Queue {
-            sender,
-            dropped: Arc::default(),
-        };
+        let queue = Queue { sender, dropped: Arc::default() };
         thread::Builder::new()
             .name("log".into())
             .spawn(move || write_lines(&receiver))
@@ -80,10 +77,7 @@ impl Logging {
             .with(layer)
             .try_init()
             .map_err(|error| LevelError(error.to_string()))?;
-        Ok(Self {
-            filter: handle,
-            queue,
-        })
+        Ok(Self { filter: handle, queue })
     }
 
     /// Changes the level: `debug`, or `module=debug`, or (as istioctl sends it) `module:debug`.
@@ -92,16 +86,12 @@ impl Logging {
     /// When it is none.
     pub fn set_level(&self, level: &str) -> Result<(), LevelError> {
         let filter = parse(level)?;
-        self.filter
-            .reload(filter)
-            .map_err(|error| LevelError(error.to_string()))
+        self.filter.reload(filter).map_err(|error| LevelError(error.to_string()))
     }
 
     /// The level in force.
     pub fn level(&self) -> String {
-        self.filter
-            .with_current(ToString::to_string)
-            .unwrap_or_default()
+        self.filter.with_current(ToString::to_string).unwrap_or_default()
     }
 
     /// Lines that were not written because the queue was full.
@@ -118,11 +108,15 @@ impl Logging {
     }
 }
 
+/// A word alone is a level; the filter's own syntax would take a misspelt one for a module's name.
 fn parse(level: &str) -> Result<EnvFilter, LevelError> {
     let fixed = level.replace(':', "=").replace("==", "::");
-    EnvFilter::builder().parse(&fixed).map_err(|error| {
+    let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    let directive = |part: &str| part.contains('=') || is_level(part.trim());
+    let parsed = EnvFilter::builder().parse(&fixed).ok();
+    parsed.filter(|_| fixed.split(',').all(directive)).ok_or_else(|| {
         LevelError(format!(
-            "{level:?} is no level ({error}): use error, warn, info, debug, trace, or module=level"
+            "{level:?} is no level: use error, warn, info, debug, trace, or module=level"
         ))
     })
 }

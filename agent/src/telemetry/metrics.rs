@@ -65,10 +65,7 @@ impl TrafficLabels {
     ) -> Self {
         let (s, d) = (Side::of(source), Side::of(destination));
         let text = |value: Option<&str>| value.unwrap_or("unknown").to_owned();
-        let configured = destination
-            .workload
-            .as_ref()
-            .map(|workload| &workload.identity);
+        let configured = destination.workload.as_ref().map(|workload| &workload.identity);
         Self {
             reporter: match direction {
                 Direction::Outbound => "source",
@@ -210,26 +207,10 @@ impl Telemetry {
             draining: AtomicBool::new(false),
         };
         let istio = registry.sub_registry_with_prefix("istio_tcp");
-        istio.register(
-            "connections_opened",
-            "Connections opened",
-            telemetry.opened.clone(),
-        );
-        istio.register(
-            "connections_closed",
-            "Connections closed",
-            telemetry.closed.clone(),
-        );
-        istio.register(
-            "connections_failed",
-            "Connections that failed",
-            telemetry.failed.clone(),
-        );
-        istio.register(
-            "sent_bytes",
-            "Bytes sent to clients, in answers",
-            telemetry.sent.clone(),
-        );
+        istio.register("connections_opened", "Connections opened", telemetry.opened.clone());
+        istio.register("connections_closed", "Connections closed", telemetry.closed.clone());
+        istio.register("connections_failed", "Connections that failed", telemetry.failed.clone());
+        istio.register("sent_bytes", "Bytes sent to clients, in answers", telemetry.sent.clone());
         istio.register(
             "received_bytes",
             "Bytes received from clients, in requests",
@@ -253,10 +234,7 @@ impl Telemetry {
             "Connections counted under other labels, because limits.max_metric_series is reached",
             telemetry.folded.clone(),
         );
-        *telemetry
-            .registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = registry;
+        *telemetry.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
         telemetry
     }
 
@@ -266,10 +244,7 @@ impl Telemetry {
         kernel: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
         gauges: impl Fn() -> Vec<(&'static str, i64)> + Send + Sync + 'static,
     ) {
-        let collector = Observed {
-            kernel: Box::new(kernel),
-            gauges: Box::new(gauges),
-        };
+        let collector = Observed { kernel: Box::new(kernel), gauges: Box::new(gauges) };
         self.registry
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -282,10 +257,7 @@ impl Telemetry {
     /// When a figure cannot be written.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(
-            &mut text,
-            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
-        )?;
+        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
         Ok(text)
     }
 
@@ -328,10 +300,7 @@ impl Telemetry {
             series.closed.inc();
             return;
         }
-        let labels = self.within_budget(&TrafficLabels {
-            response_flags: flags,
-            ..labels.clone()
-        });
+        let labels = self.within_budget(&TrafficLabels { response_flags: flags, ..labels.clone() });
         self.closed.get_or_create(&labels).inc();
         self.failed.get_or_create(&labels).inc();
     }
@@ -405,9 +374,7 @@ mod tests {
             telemetry.series(&labels(source)).opened.inc();
         }
         let text = telemetry.encode().unwrap();
-        let lines = text
-            .lines()
-            .filter(|l| l.starts_with("istio_tcp_connections_opened_total{"));
+        let lines = text.lines().filter(|l| l.starts_with("istio_tcp_connections_opened_total{"));
         assert_eq!(lines.count(), 4, "{text}");
         assert!(text.contains("culvert_metrics_folded_total 7"), "{text}");
     }
@@ -419,15 +386,8 @@ mod tests {
         telemetry.connection_begins();
         telemetry.connection_ends(&series, Reason::ConnectTimeout, &labels(1), (5, 7));
         let text = telemetry.encode().unwrap();
-        let failed = text
-            .lines()
-            .find(|l| l.starts_with("istio_tcp_connections_failed_total{"));
-        assert!(
-            failed
-                .unwrap()
-                .contains("response_flags=\"NETWORK_POLICY\""),
-            "{text}"
-        );
+        let failed = text.lines().find(|l| l.starts_with("istio_tcp_connections_failed_total{"));
+        assert!(failed.unwrap().contains("response_flags=\"NETWORK_POLICY\""), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -134,10 +134,7 @@ impl Reason {
 impl Failure {
     /// A failure with its explanation.
     pub fn new(reason: Reason, detail: impl ToString) -> Self {
-        Self {
-            reason,
-            detail: detail.to_string(),
-        }
+        Self { reason, detail: detail.to_string() }
     }
 
     /// A dial of plain TCP failed.
@@ -189,10 +186,7 @@ impl From<hbone::Error> for Failure {
 }
 
 /// Only three kinds of I/O error mean something to a reader of records.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the set of I/O errors is open"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the set of I/O errors is open")]
 fn dialled(error: &std::io::Error) -> Reason {
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => Reason::ConnectRefused,

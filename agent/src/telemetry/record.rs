@@ -130,22 +130,15 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let (reason, detail) = self.end.take().unwrap_or_else(|| {
-            let why = if self.telemetry.is_draining() {
-                Reason::Drained
-            } else {
-                Reason::Cancelled
-            };
+            let why =
+                if self.telemetry.is_draining() { Reason::Drained } else { Reason::Cancelled };
             (why, None)
         });
         let up = self.counters.sent.load(Ordering::Relaxed);
         let down = self.counters.received.load(Ordering::Relaxed);
         self.write(reason, detail.as_deref(), (up, down));
-        let series = self
-            .series
-            .take()
-            .unwrap_or_else(|| self.telemetry.series(&self.labels()));
-        self.telemetry
-            .connection_ends(&series, reason, &self.labels(), (up, down));
+        let series = self.series.take().unwrap_or_else(|| self.telemetry.series(&self.labels()));
+        self.telemetry.connection_ends(&series, reason, &self.labels(), (up, down));
     }
 }
 
@@ -158,9 +151,7 @@ impl Record {
             Direction::Inbound => (down, up),
         };
         let (source, destination) = (Names::of(&self.source), Names::of(&self.destination));
-        let duration = clock::now()
-            .saturating_duration_since(self.opened_at)
-            .as_millis();
+        let duration = clock::now().saturating_duration_since(self.opened_at).as_millis();
         tracing::info!(
             target: "access",
             {
@@ -199,12 +190,8 @@ impl<'a> Names<'a> {
         let known = party.workload.as_deref();
         let told = party.baggage.as_ref();
         Self {
-            workload: known
-                .map(|w| &*w.name)
-                .or(told.and_then(|b| b.workload.as_deref())),
-            namespace: known
-                .map(|w| &*w.namespace)
-                .or(told.and_then(|b| b.namespace.as_deref())),
+            workload: known.map(|w| &*w.name).or(told.and_then(|b| b.workload.as_deref())),
+            namespace: known.map(|w| &*w.namespace).or(told.and_then(|b| b.namespace.as_deref())),
             identity: party.identity.as_ref().map(ToString::to_string),
         }
     }

@@ -112,9 +112,7 @@ fn is_mesh(to: &Ip) -> bool {
     // SAFETY: values are plain integers, read once.
     unsafe {
         MESH.get(to).is_some()
-            || PREFIXES
-                .get(&Key::new(128, ip_bytes(*to)))
-                .is_some_and(|known| *known != 0)
+            || PREFIXES.get(&Key::new(128, ip_bytes(*to))).is_some_and(|known| *known != 0)
     }
 }
 
@@ -133,16 +131,8 @@ unsafe fn redirect(sa: *mut bpf_sock_addr, pod: &Pod, to: &Ip, family: Family) {
         if !tied {
             bind(sa, &own, family);
         }
-        let loopback = if mapped {
-            0x7f00_0001_u32.to_be()
-        } else {
-            1_u32.to_be()
-        };
-        let target = if tied {
-            own
-        } else {
-            [0, 0, own_third_word(mapped), loopback]
-        };
+        let loopback = if mapped { 0x7f00_0001_u32.to_be() } else { 1_u32.to_be() };
+        let target = if tied { own } else { [0, 0, own_third_word(mapped), loopback] };
         if family == Family::V4 {
             write(&raw mut (*sa).user_ip4, target[3]);
         } else {
@@ -170,10 +160,8 @@ unsafe fn bind(sa: *mut bpf_sock_addr, own: &Ip, family: Family) {
         return;
     }
     // `sockaddr_in` and `sockaddr_in6` share the first two fields: family and port.
-    let (mut v4, mut v6) = (
-        [AF_INET, own[3], 0, 0],
-        [AF_INET6, 0, own[0], own[1], own[2], own[3], 0],
-    );
+    let (mut v4, mut v6) =
+        ([AF_INET, own[3], 0, 0], [AF_INET6, 0, own[0], own[1], own[2], own[3], 0]);
     // SAFETY: the addresses are laid out as `sockaddr_in` (16 bytes) and `sockaddr_in6` (28).
     let failed = unsafe {
         match family {

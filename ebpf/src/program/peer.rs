@@ -50,21 +50,13 @@ unsafe fn presented(sa: *mut bpf_sock_addr) -> Option<*mut Mark> {
     // SAFETY: `sk` is checked for null; the mark is live while its socket is.
     unsafe {
         let socket = read(&raw const (*sa).__bindgen_anon_1.sk).cast::<c_void>();
-        let mark = if socket.is_null() {
-            None
-        } else {
-            mark_of(socket)
-        };
+        let mark = if socket.is_null() { None } else { mark_of(socket) };
         let why = match mark.map(|mark| (*mark).role) {
             Some(ROLE_DIALLED) => Why::PeerDialled,
             Some(ROLE_PRESENTED) => Why::PeerClient,
             _ => Why::PeerUnmarked,
         };
         count(why);
-        if matches!(why, Why::PeerUnmarked) {
-            None
-        } else {
-            mark
-        }
+        if matches!(why, Why::PeerUnmarked) { None } else { mark }
     }
 }

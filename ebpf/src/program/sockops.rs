@@ -81,10 +81,7 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
             server_port: ends.remote_port,
             reserved: 0,
         };
-        let note = Note {
-            at: bpf_ktime_get_ns(),
-            mark: Mark::new(role, (*mark).ip, (*mark).port),
-        };
+        let note = Note { at: bpf_ktime_get_ns(), mark: Mark::new(role, (*mark).ip, (*mark).port) };
         // A note that cannot be written leaves the accepted socket unmarked, and the agent closes it.
         let _ = HANDSHAKES.insert(&key, &note, 0);
         count(Why::OpenNoted);
@@ -178,10 +175,7 @@ impl Ends {
     unsafe fn of(ops: *mut bpf_sock_ops) -> Self {
         // SAFETY: as in `connections`; the kernel allows wide addresses word by word only.
         unsafe {
-            let v4 = (
-                read(&raw const (*ops).local_ip4),
-                read(&raw const (*ops).remote_ip4),
-            );
+            let v4 = (read(&raw const (*ops).local_ip4), read(&raw const (*ops).remote_ip4));
             let local = [
                 read(&raw const (*ops).local_ip6[0]),
                 read(&raw const (*ops).local_ip6[1]),

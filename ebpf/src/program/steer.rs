@@ -42,11 +42,7 @@ pub(super) fn steer(ctx: SkLookupContext) -> u32 {
             local_port: local_port.to_be(),
         };
         let slot_of = |address: &Ip| ADDRESSES.get(address).copied();
-        let is_probe = || {
-            PROBES
-                .get(&probe)
-                .is_some_and(|at| probe_holds(*at, bpf_ktime_get_ns()))
-        };
+        let is_probe = || PROBES.get(&probe).is_some_and(|at| probe_holds(*at, bpf_ktime_get_ns()));
         match decide(&remote, &local, local_port, slot_of, is_probe) {
             Steer::Pass(why) => {
                 count(why);
@@ -80,10 +76,7 @@ fn assign(ctx: &SkLookupContext, slot: u32, hbone: bool) -> u32 {
 unsafe fn addresses(lookup: *mut bpf_sk_lookup) -> (Ip, Ip) {
     // SAFETY: the caller's context; the kernel allows wide addresses word by word only.
     unsafe {
-        let v4 = (
-            read(&raw const (*lookup).remote_ip4),
-            read(&raw const (*lookup).local_ip4),
-        );
+        let v4 = (read(&raw const (*lookup).remote_ip4), read(&raw const (*lookup).local_ip4));
         let remote = [
             read(&raw const (*lookup).remote_ip6[0]),
             read(&raw const (*lookup).remote_ip6[1]),
