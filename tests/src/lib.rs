@@ -1,1 +1,15 @@
-//! Front: the lab.
+//! Front: a small language for tests of whole meshes: nodes, pods, agents, a look at the wire.
+//! Everything is real: namespaces, control groups, the kernel's programs, certificates, traffic.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod factory;
+pub mod lab;
+pub mod load;
+pub mod system;
+pub mod wire;
+
+pub use agent::Agent;
+pub use factory::Factory;
+pub use lab::{Lab, Pod, until};
+pub use wire::Capture;

@@ -1,0 +1,278 @@
+//! Shell: a running `culvert-agent`: its life, its records, its endpoints.
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    factory::{Factory, binary, lab_command},
+    lab::{Node, until},
+};
+
+/// An agent of one node.
+#[derive(Debug)]
+pub struct Agent {
+    process: Child,
+    host: Factory,
+    netns: PathBuf,
+    cgroup: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+/// One line of the access log.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Record {
+    /// Who dialled.
+    #[serde(rename = "src.addr")]
+    pub source: SocketAddr,
+    /// Its certificate's identity.
+    #[serde(rename = "src.identity")]
+    pub source_identity: Option<String>,
+    /// Its pod.
+    #[serde(rename = "src.workload")]
+    pub source_workload: Option<String>,
+    /// Who was dialled.
+    #[serde(rename = "dst.addr")]
+    pub destination: SocketAddr,
+    /// The CONNECT target.
+    #[serde(rename = "dst.hbone_addr")]
+    pub authority: Option<String>,
+    /// The service.
+    #[serde(rename = "dst.service")]
+    pub service: Option<String>,
+    /// Its pod.
+    #[serde(rename = "dst.workload")]
+    pub destination_workload: Option<String>,
+    /// Its certificate's identity.
+    #[serde(rename = "dst.identity")]
+    pub destination_identity: Option<String>,
+    /// `outbound` or `inbound`.
+    pub direction: String,
+    /// `hbone` or `tcp`.
+    pub protocol: String,
+    /// Bytes away from the reporting side.
+    pub bytes_sent: u64,
+    /// Bytes towards it.
+    pub bytes_recv: u64,
+    /// How it ended.
+    pub reason: String,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+impl Agent {
+    pub(crate) fn start(node: &Node, folder: &Path, extra: &str) -> Result<Self> {
+        let name = &node.name;
+        let config = folder.join(format!("{name}.toml"));
+        let cgroup = node.cgroup().join("agent");
+        fs::write(
+            &config,
+            format!(
+                "node = \"{name}\"\n[manifests]\ndirectory = {:?}\n[ca]\nfile = {:?}\n{}\n[capture]\npin = {:?}\n\
+                 pods_cgroup = {:?}\nnode_cgroup = {:?}\n{}\n[log]\nformat = \"json\"\nlevel = \"info\"\n{}\n",
+                folder.join("manifests"),
+                folder.join("ca.pem"),
+                section(extra, "ca"),
+                node.pin(),
+                node.cgroup().join("pods"),
+                node.cgroup(),
+                section(extra, "capture"),
+                rest(extra),
+            ),
+        )?;
+        let log = folder.join(format!("{name}.log"));
+        let netns = node.netns();
+        let host = Factory::start(&netns, &node.cgroup().join("host"))?;
+        let process = spawn(&netns, &cgroup, &config, &log)?;
+        let mut agent = Self { process, host, netns, cgroup, config, log };
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Kills it without a warning.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to stop, and does not wait.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn terminate(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM)?)
+    }
+
+    /// Waits until it has stopped by itself.
+    ///
+    /// # Errors
+    /// When it ended with a failure.
+    pub fn wait(&mut self) -> Result<()> {
+        let status = self.process.wait()?;
+        anyhow::ensure!(status.success(), "the agent ended with {status}");
+        Ok(())
+    }
+
+    /// Starts it again after it ended.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = spawn(&self.netns, &self.cgroup, &self.config, &self.log)?;
+        self.wait_ready()
+    }
+
+    /// Runs `culvert-agent unload`.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn unload(&self) -> Result<String> {
+        let output = Command::new(binary("culvert-agent")?)
+            .arg("unload")
+            .arg("--config")
+            .arg(&self.config)
+            .output()?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Everything that it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its records so far.
+    pub fn records(&self) -> Vec<Record> {
+        let log = self.log();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits for the first record that fits.
+    ///
+    /// # Panics
+    /// When none comes.
+    #[track_caller]
+    pub fn record(&self, what: &str, fits: impl Fn(&Record) -> bool) -> Record {
+        let mut found = None;
+        until(what, || {
+            found = self.records().into_iter().find(&fits);
+            found.is_some()
+        });
+        found.expect("just found")
+    }
+
+    /// How often the kernel's programs ended in the way `reason`.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn kernel(&self, reason: &str) -> Result<u64> {
+        let counters: Value = serde_json::from_str(&self.get(15000, "/debug/kernel")?)?;
+        counters.get(reason).and_then(Value::as_u64).with_context(|| format!("no counter {reason}"))
+    }
+
+    /// The state dump.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn dump(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.get(15000, "/config_dump")?)?)
+    }
+
+    /// Pods that it has enrolled.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn enrolled(&self) -> Result<usize> {
+        Ok(self.dump()?["workloadState"].as_object().map_or(0, serde_json::Map::len))
+    }
+
+    /// The answer to a GET on the node's loopback.
+    ///
+    /// # Errors
+    /// When there is none, or its status is not 200.
+    pub fn get(&self, port: u16, path: &str) -> Result<String> {
+        let answer = self.request("GET", port, path)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+        anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}\n{body}");
+        Ok(body.to_owned())
+    }
+
+    /// The whole answer to a request.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn request(&self, method: &str, port: u16, path: &str) -> Result<String> {
+        let mut stream = self.host.connect(([127, 0, 0, 1], port).into())?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let start = std::time::Instant::now();
+        while self.get(15021, "/healthz/ready").is_err() {
+            let ended = self.process.try_wait()?;
+            if ended.is_some() || start.elapsed() > crate::lab::PATIENCE {
+                let log = self.log();
+                let tail: Vec<_> = log.lines().rev().take(20).collect();
+                bail!("the agent did not become ready ({ended:?}); its last lines: {tail:#?}");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(netns: &Path, cgroup: &Path, config: &Path, log: &Path) -> Result<Child> {
+    let out = File::options().create(true).append(true).open(log)?;
+    lab_command(netns, cgroup)
+        .arg("--")
+        .arg(binary("culvert-agent")?)
+        .args(["run", "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stderr(out.try_clone()?)
+        .stdout(out)
+        .spawn()
+        .context("start culvert-agent")
+}
+
+/// Lines of `extra` that belong to a table which the lab writes itself: `ca.ttl = "2s"`.
+fn section(extra: &str, name: &str) -> String {
+    let prefix = format!("{name}.");
+    extra.lines().filter_map(|line| line.trim().strip_prefix(&prefix)).collect::<Vec<_>>().join("\n")
+}
+
+fn rest(extra: &str) -> String {
+    let own = |line: &&str| !line.trim().starts_with("ca.") && !line.trim().starts_with("capture.");
+    extra.lines().filter(own).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,53 @@
+//! Shell: what runs inside the lab's namespaces: socket factories, programs, load.
+#![forbid(unsafe_code)]
+
+use std::{
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::Command,
+};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use e2e::{factory, load};
+
+/// Runs things inside the lab's namespaces and control groups.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run a program in a network namespace and a control group.
+    Exec {
+        /// The namespace's file.
+        #[arg(long)]
+        netns: PathBuf,
+        /// The control group's folder.
+        #[arg(long)]
+        cgroup: PathBuf,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
+    /// Make sockets for whoever holds the other end of standard input.
+    Factory,
+    /// Put load on a TCP service, or be one. Prints one JSON line.
+    Load(load::Arguments),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Task::Exec { netns, cgroup, program } => {
+            // Whoever started the lab takes its processes along.
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            factory::enter(&netns, &cgroup)?;
+            let [name, arguments @ ..] = program.as_slice() else { unreachable!("clap asks for one") };
+            Err(Command::new(name).args(arguments).exec().into())
+        }
+        Task::Factory => factory::serve(),
+        Task::Load(arguments) => load::run(&arguments),
+    }
+}
