@@ -269,7 +269,11 @@ fn spawn(netns: &Path, cgroup: &Path, config: &Path, log: &Path) -> Result<Child
 /// Lines of `extra` that belong to a table which the lab writes itself: `ca.ttl = "2s"`.
 fn section(extra: &str, name: &str) -> String {
     let prefix = format!("{name}.");
-    extra.lines().filter_map(|line| line.trim().strip_prefix(&prefix)).collect::<Vec<_>>().join("\n")
+    extra
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(&prefix))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn rest(extra: &str) -> String {

@@ -180,6 +180,7 @@ pub fn enter(netns: &Path, cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
         .with_context(|| format!("join {}", cgroup.display()))?;
     let file = fs::File::open(netns).with_context(|| format!("open {}", netns.display()))?;
-    nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).context("enter the namespace")?;
+    nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET)
+        .context("enter the namespace")?;
     Ok(())
 }

@@ -28,7 +28,8 @@ pub fn preflight() -> Result<()> {
         missing.push("the `ip` command: apt-get install iproute2".to_owned());
     }
     if cgroup2().is_err() {
-        missing.push("control groups version 2: mount -t cgroup2 none /sys/fs/cgroup/unified".into());
+        missing
+            .push("control groups version 2: mount -t cgroup2 none /sys/fs/cgroup/unified".into());
     }
     if let Err(error) = mount_bpffs() {
         missing.push(format!("the BPF file system at {BPFFS}: {error:#}"));

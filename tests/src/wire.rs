@@ -20,6 +20,8 @@ use crate::system::within;
 const ETH_P_ALL: u16 = 3;
 /// The largest frame that segmentation offload hands over.
 const LARGEST: usize = 128 << 10;
+/// Frames that are still read after the end, when the wire does not fall silent.
+const LAST_FRAMES: usize = 10_000;
 /// Frames that may wait, bytes.
 const BUFFER: usize = 64 << 20;
 
@@ -54,21 +56,7 @@ impl Capture {
         let frames: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, stopped) = (frames.clone(), stop.clone());
-        let reader = thread::spawn(move || {
-            let mut buffer = vec![0; LARGEST];
-            let mut socket = socket;
-            loop {
-                match socket.read(&mut buffer) {
-                    Ok(length) => {
-                        if let (Ok(mut seen), Some(frame)) = (seen.lock(), buffer.get(..length)) {
-                            seen.push(frame.to_vec());
-                        }
-                    }
-                    Err(_) if stopped.load(Ordering::Relaxed) => return,
-                    Err(_) => {}
-                }
-            }
-        });
+        let reader = thread::spawn(move || tap(socket, &seen, &stopped));
         Ok(Self { frames, stop, reader: Some(reader) })
     }
 
@@ -94,6 +82,22 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Reads frames until it is told to stop and has read what had come by then.
+fn tap(mut socket: Socket, seen: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBool) {
+    let mut buffer = vec![0; LARGEST];
+    let mut left = LAST_FRAMES;
+    while left > 0 {
+        let stopped = stop.load(Ordering::Relaxed);
+        let frame = socket.read(&mut buffer).ok().and_then(|length| buffer.get(..length));
+        if let (Some(frame), Ok(mut seen)) = (frame, seen.lock()) {
+            seen.push(frame.to_vec());
+        } else if stopped {
+            return;
+        }
+        left -= usize::from(stopped);
     }
 }
 

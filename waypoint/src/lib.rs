@@ -1,1 +1,2 @@
-//! placeholder
+//! Front: the optional HTTP proxy of a service or namespace. It routes nothing yet.
+#![forbid(unsafe_code)]

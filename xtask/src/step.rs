@@ -19,30 +19,30 @@ const HEARTBEAT_IN_A_PIPE: Duration = Duration::from_secs(15);
 const TAIL: usize = 40;
 
 /// Writes a line for the reader. A closed pipe is no error.
-pub fn say(line: impl AsRef<str>) {
+pub(crate) fn say(line: impl AsRef<str>) {
     let _ = writeln!(std::io::stdout(), "{}", line.as_ref());
 }
 
 /// The root of the repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_path_buf()
 }
 
 /// Where cargo builds.
-pub fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// A program that is run in the root of the repository.
-pub fn program(name: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+pub(crate) fn program(name: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(name);
     command.args(arguments).current_dir(root());
     command
 }
 
 /// The cargo that runs this, without what it set for this.
-pub fn cargo(arguments: &[&str]) -> Command {
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
     program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
 }
 
@@ -50,7 +50,7 @@ pub fn cargo(arguments: &[&str]) -> Command {
 ///
 /// # Errors
 /// When it fails.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start {command:?}"))?;
     ended(command, status)
 }
@@ -59,7 +59,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// When it fails; the end of its output is shown first.
-pub fn quiet(what: &str, command: &mut Command) -> Result<()> {
+pub(crate) fn quiet(what: &str, command: &mut Command) -> Result<()> {
     let start = Instant::now();
     let mut lines = Vec::new();
     let status = watch(what, command, |line| lines.push(line.to_owned()))?;
@@ -77,7 +77,11 @@ pub fn quiet(what: &str, command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn watch(what: &str, command: &mut Command, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
+pub(crate) fn watch(
+    what: &str,
+    command: &mut Command,
+    mut line: impl FnMut(&str),
+) -> Result<ExitStatus> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -203,9 +203,9 @@ impl Pool {
     {
         let counted = Counted::new(&self.open, self.limits.connections)?;
         let stream = timeout(DIAL_TIMEOUT, dial()).await.map_err(|_| Error::DialTimeout)?.map_err(
-            |error| match error.kind() {
-                io::ErrorKind::TimedOut => Error::DialTimeout,
-                _ => Error::Dial(Arc::new(error)),
+            |error| {
+                let late = error.kind() == io::ErrorKind::TimedOut;
+                if late { Error::DialTimeout } else { Error::Dial(Arc::new(error)) }
             },
         )?;
         let connection = Connection::open(stream, credentials, &key.expected, &self.drain).await?;

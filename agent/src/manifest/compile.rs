@@ -142,19 +142,14 @@ impl<'a> Mesh<'a> {
     /// A node's own address belongs to no pod, but two pods with one address cannot both be reached.
     fn report_shared_addresses(&mut self) {
         let mut owners: BTreeMap<IpAddr, &Workload> = BTreeMap::new();
-        let mut shared = Vec::new();
-        for (workload, _) in &self.pods {
-            for address in &workload.addresses {
-                if let Some(first) = owners.insert(*address, workload) {
-                    let text = format!(
-                        "address {address} is that of {} too ({})",
-                        first.uid, first.origin
-                    );
-                    shared.push(Problem { origin: workload.origin.clone(), text });
-                }
+        let pods = self.pods.iter().map(|(workload, _)| workload);
+        for (address, workload) in pods.flat_map(|w| w.addresses.iter().map(move |a| (*a, w))) {
+            if let Some(first) = owners.insert(address, workload) {
+                let text =
+                    format!("address {address} is that of {} too ({})", first.uid, first.origin);
+                self.problems.push(Problem { origin: workload.origin.clone(), text });
             }
         }
-        self.problems.extend(shared);
     }
 
     fn service(&mut self, service: &objects::Service, origin: &Origin) -> Option<Service> {

@@ -33,7 +33,7 @@ pub struct Folder {
 
 #[derive(Clone, Debug, Default)]
 struct File {
-    text: String,
+    text: Option<String>,
     objects: BTreeMap<Name, Found>,
     problems: Vec<Problem>,
 }
@@ -46,39 +46,33 @@ impl Folder {
         self.files.retain(|path, _| contents.contains_key(path));
         let mut changed = self.files.len() != before;
         for (path, text) in contents {
-            let last_good = self.files.get(&path);
-            match text {
-                Ok(text) if last_good.is_some_and(|file| file.text == text) => {}
-                Ok(text) => {
-                    let empty = BTreeMap::new();
-                    let last_good = last_good.map_or(&empty, |file| &file.objects);
-                    let file = parse(&path, text, last_good);
-                    self.files.insert(path, file);
-                    changed = true;
-                }
-                Err(error) => {
-                    let file = self.files.entry(path.clone()).or_default();
-                    file.problems = vec![problem(&path, 1, format!("cannot be read: {error}"))];
-                    file.text.clear();
-                    changed = true;
-                }
-            }
+            changed |= self.update_file(path, text);
         }
         changed
+    }
+
+    fn update_file(&mut self, path: Arc<str>, text: Result<String, String>) -> bool {
+        let file = self.files.entry(path.clone()).or_default();
+        match text {
+            Ok(text) if file.text.as_ref() == Some(&text) => return false,
+            Ok(text) => *file = parse(&path, text, &file.objects),
+            Err(error) => {
+                file.problems = vec![problem(&path, 1, format!("cannot be read: {error}"))];
+                file.text = None;
+            }
+        }
+        true
     }
 
     /// All objects, each name once, in the order of files; and everything that is wrong.
     pub(super) fn objects(&self) -> (Vec<&Found>, Vec<Problem>) {
         let mut objects: BTreeMap<&Name, &Found> = BTreeMap::new();
-        let mut problems = Vec::new();
-        for file in self.files.values() {
-            problems.extend(file.problems.iter().cloned());
-            for (name, found) in &file.objects {
-                if let Some(first) = objects.get(name) {
-                    problems.push(twice(name, &first.origin, &found.origin));
-                } else {
-                    objects.insert(name, found);
-                }
+        let files = self.files.values();
+        let mut problems: Vec<_> = files.clone().flat_map(|file| file.problems.clone()).collect();
+        for (name, found) in files.flat_map(|file| &file.objects) {
+            let first = *objects.entry(name).or_insert(found);
+            if first.origin != found.origin {
+                problems.push(twice(name, &first.origin, &found.origin));
             }
         }
         (objects.into_values().collect(), problems)
@@ -97,15 +91,14 @@ fn twice((kind, namespace, name): &Name, first: &Origin, second: &Origin) -> Pro
 /// Parses a file. While any of its documents is broken, objects of its last good version that are
 /// missing now may be the broken ones, and stay.
 fn parse(path: &Arc<str>, text: String, last_good: &BTreeMap<Name, Found>) -> File {
-    let mut file = File { text, ..File::default() };
-    let text = std::mem::take(&mut file.text);
+    let mut file = File::default();
     for (line, document) in documents(&text) {
         let origin = Origin { file: path.clone(), line };
         if let Err((line, error)) = read(document, &origin, &mut file.objects) {
             file.problems.push(problem(path, origin.line + line, error));
         }
     }
-    file.text = text;
+    file.text = Some(text);
     if !file.problems.is_empty() {
         for (name, found) in last_good {
             file.objects.entry(name.clone()).or_insert_with(|| found.clone());

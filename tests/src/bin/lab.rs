@@ -1,11 +1,7 @@
 //! Shell: what runs inside the lab's namespaces: socket factories, programs, load.
 #![forbid(unsafe_code)]
 
-use std::{
-    os::unix::process::CommandExt,
-    path::PathBuf,
-    process::Command,
-};
+use std::{os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -44,7 +40,9 @@ fn main() -> Result<()> {
             // Whoever started the lab takes its processes along.
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
             factory::enter(&netns, &cgroup)?;
-            let [name, arguments @ ..] = program.as_slice() else { unreachable!("clap asks for one") };
+            let [name, arguments @ ..] = program.as_slice() else {
+                unreachable!("clap asks for one")
+            };
             Err(Command::new(name).args(arguments).exec().into())
         }
         Task::Factory => factory::serve(),

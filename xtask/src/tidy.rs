@@ -1,0 +1,248 @@
+//! Shell: checks the structure of the repository. Needs no network and no build.
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::step::{root, say};
+
+const LONGEST_FILE: usize = 500;
+
+/// The entries of the root, beside hidden ones.
+const ROOT: [&str; 10] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "agent",
+    "deploy",
+    "docs",
+    "ebpf",
+    "tests",
+    "waypoint",
+];
+
+/// The rooms of the agent in layer order: a room uses only rooms of earlier rows.
+const ROOMS: [&[&str]; 12] = [
+    &["clock", "drain"],
+    &["identity"],
+    &["flow"],
+    &["discovery"],
+    &["manifest"],
+    &["route"],
+    &["hbone", "redirect"],
+    &["relay"],
+    &["telemetry"],
+    &["outbound"],
+    &["inbound", "config"],
+    &["app"],
+];
+
+/// Who may name a dependency: crate, and the beginnings of the files that may.
+const GATEKEEPERS: [(&str, &[&str]); 6] = [
+    ("aya", &["agent/src/redirect"]),
+    ("h2", &["agent/src/hbone"]),
+    ("rustls", &["agent/src/identity/tls.rs", "agent/src/hbone/"]),
+    ("rcgen", &["agent/src/identity/ca.rs"]),
+    ("hyper", &["agent/src/telemetry/admin.rs"]),
+    ("serde_saphyr", &["agent/src/manifest/documents.rs"]),
+];
+
+/// What no file may say; split, so that this one does not.
+const FORBIDDEN: [(&str, &str); 6] = [
+    (concat!("todo", "!("), "do it, or leave it out"),
+    (concat!("#[", "ignore"), "a test runs or is removed"),
+    (concat!("dbg", "!("), "remove it"),
+    (concat!("/wo", "rk/"), "a path of somebody's machine"),
+    (concat!("/ro", "ot/"), "a path of somebody's machine"),
+    (concat!("art", "ifactory"), "name no registry"),
+];
+
+/// Checks every tracked file.
+///
+/// # Errors
+/// Lists what is wrong, with file and line.
+pub(crate) fn run() -> Result<()> {
+    let wrong = check()?;
+    for line in &wrong {
+        say(format!("  {line}"));
+    }
+    ensure!(wrong.is_empty(), "tidy: {} places to mend", wrong.len());
+    say("  tidy: everything is where it belongs");
+    Ok(())
+}
+
+fn check() -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let files = files()?;
+    for file in &files {
+        let top = file.split('/').next().unwrap_or_default();
+        if !top.starts_with('.') && !ROOT.contains(&top) && top != "xtask" {
+            wrong.push(format!("{file}:1: the root has no place for {top}"));
+        }
+        let Ok(text) = fs::read_to_string(root().join(file)) else { continue };
+        if !file.ends_with(".lock") {
+            wrong.extend(words(file, &text));
+        }
+        if Path::new(file).extension().is_some_and(|extension| extension == "rs") {
+            wrong.extend(source(file, &text));
+        }
+    }
+    wrong.sort();
+    wrong.dedup();
+    Ok(wrong)
+}
+
+/// Tracked files, and new ones that are not ignored.
+fn files() -> Result<Vec<String>> {
+    let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
+    let output = Command::new("git").args(list).current_dir(root()).output().context("run git")?;
+    ensure!(output.status.success(), "git ls-files failed: tidy checks a git checkout");
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().filter(|file| root().join(file).is_file()).map(str::to_owned).collect())
+}
+
+fn words(file: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        for (word, advice) in FORBIDDEN {
+            // The home directory of root inside an image is no machine's path.
+            if line.contains(word) && !file.starts_with("xtask/src/tidy.rs") {
+                wrong.push(format!("{file}:{number}: {word:?}: {advice}"));
+            }
+        }
+    }
+    wrong
+}
+
+fn source(file: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let lines = text.lines().count();
+    if lines > LONGEST_FILE {
+        wrong.push(format!("{file}:{lines}: more than {LONGEST_FILE} lines: split it"));
+    }
+    if file.ends_with("/mod.rs") {
+        wrong.push(format!("{file}:1: name the file after its folder"));
+    }
+    wrong.extend(head(file, text));
+    wrong.extend(gates(file, text));
+    wrong.extend(layers(file, text));
+    wrong
+}
+
+/// Product files say which kind they are.
+fn head(file: &str, text: &str) -> Option<String> {
+    let free =
+        file.ends_with("build.rs") || file.starts_with("tests/e2e/") || file.contains("/fuzz/");
+    let kinds = ["Pure:", "Shell:", "Story:", "Front:"];
+    let kind =
+        text.strip_prefix("//! ").is_some_and(|rest| kinds.iter().any(|k| rest.starts_with(k)));
+    (!free && !kind)
+        .then(|| format!("{file}:1: begin with `//! Pure:`, `Shell:`, `Story:` or `Front:`"))
+}
+
+/// The part of a file before its tests.
+fn product(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let tests = |line: &str| line.starts_with("#[cfg(test)]");
+    (1..).zip(text.lines()).take_while(move |(_, line)| !tests(line))
+}
+
+fn gates(file: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if !file.starts_with("agent/src/") {
+        return wrong;
+    }
+    for (name, allowed) in GATEKEEPERS {
+        if allowed.iter().any(|prefix| file.starts_with(prefix)) {
+            continue;
+        }
+        for (number, line) in product(text) {
+            let code = line.split("//").next().unwrap_or_default();
+            if mentions(code, name) {
+                wrong.push(format!("{file}:{number}: {name} belongs to {}", allowed.join(", ")));
+            }
+        }
+    }
+    wrong
+}
+
+/// Whether the code has `name::` as the start of a path.
+fn mentions(code: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    code.match_indices(&path).any(|(at, _)| {
+        let before = code.get(..at).and_then(|before| before.chars().next_back());
+        before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':')
+    })
+}
+
+fn layers(file: &str, text: &str) -> Vec<String> {
+    let Some(path) = file.strip_prefix("agent/src/") else { return Vec::new() };
+    let room = path.split(['/', '.']).next().unwrap_or_default();
+    let row = |room: &str| ROOMS.iter().position(|row| row.contains(&room));
+    let Some(own) = row(room) else { return Vec::new() };
+    let mut wrong = Vec::new();
+    for (number, used) in crate_rooms(text) {
+        if used != room && row(&used).is_some_and(|other| other >= own) {
+            wrong.push(format!(
+                "{file}:{number}: {room} may not use {used}, which is not before it"
+            ));
+        }
+    }
+    wrong
+}
+
+/// The rooms that a file names: `crate::room`, and the members of `use crate::{...}`.
+fn crate_rooms(text: &str) -> Vec<(usize, String)> {
+    let mut rooms = Vec::new();
+    let mut depth = 0_usize;
+    let word = |text: &str| -> String {
+        text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    for (number, line) in product(text) {
+        let code = line.split("//").next().unwrap_or_default();
+        if depth == 1 {
+            rooms.push((number, word(code.trim_start())));
+        }
+        for (at, path) in code.match_indices("crate::") {
+            let rest = code.get(at + path.len()..).unwrap_or_default();
+            if let Some(list) = rest.strip_prefix('{') {
+                rooms.push((number, word(list)));
+                depth = 1;
+            } else {
+                rooms.push((number, word(rest)));
+            }
+        }
+        if depth > 0 {
+            let after = code.rsplit("crate::{").next().unwrap_or_default();
+            depth = (depth + after.matches('{').count()).saturating_sub(after.matches('}').count());
+        }
+    }
+    rooms.retain(|(_, room)| !room.is_empty());
+    rooms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_repository_is_tidy() {
+        assert_eq!(check().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_room_that_looks_up_is_found() {
+        let text =
+            "use crate::{\n    clock,\n    telemetry::{Record, Reason},\n};\nuse crate::app;\n";
+        let wrong = layers("agent/src/relay.rs", text);
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(wrong[0].starts_with("agent/src/relay.rs:3:"));
+        assert!(layers("agent/src/telemetry.rs", "use crate::{clock, relay};\n").is_empty());
+    }
+
+    #[test]
+    fn a_dependency_outside_its_room_is_found() {
+        assert_eq!(gates("agent/src/relay.rs", "use h2::Reason;\n").len(), 1);
+        assert!(gates("agent/src/relay.rs", "use crate::auth2::Reason; // h2::x\n").is_empty());
+        assert!(gates("agent/src/hbone/pool.rs", "use h2::Reason;\n").is_empty());
+    }
+}
