@@ -14,6 +14,8 @@ mod step;
 mod test;
 mod tidy;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -55,7 +57,13 @@ enum Command {
     Tidy,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    step::say(format!("error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<()> {
     match Arguments::parse().command {
         Command::Setup => setup::run(&setup::EVERYTHING),
         Command::Bpf { log } => bpf::run(log),

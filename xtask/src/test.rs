@@ -21,9 +21,6 @@ pub(crate) fn run() -> Result<()> {
     let mut suites = Vec::new();
     let outcome = gates(&mut suites);
     let (passed, failed) = suites.iter().fold((0, 0), |(p, f), suite| (p + suite.0, f + suite.1));
-    if let Err(error) = &outcome {
-        say(format!("FAILED: {error:#}"));
-    }
     say(format!("all of it took {} s", start.elapsed().as_secs()));
     say(format!("{passed} passed, {failed} failed"));
     outcome
@@ -87,7 +84,7 @@ fn counts(line: &str) -> Option<Suite> {
 fn dependencies() -> Result<()> {
     let deny = setup::tool("cargo-deny");
     let check = |what: &[&str]| {
-        let mut command = program(&deny, &["--workspace", "check", "--config", ".deny.toml"]);
+        let mut command = program(&deny, &["--workspace", "--config", ".deny.toml", "check"]);
         command.args(what);
         command
     };
