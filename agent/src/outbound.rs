@@ -2,12 +2,14 @@
 //! Never: parses, touches socket options.
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
 
 use crate::{
+    clock,
     discovery::Snapshot,
+    flow::Flow,
     hbone::{
-        Authority, Baggage, ConnectHead, Forwarded, TraceParent,
+        Authority, Baggage, ConnectHead, Forwarded, TraceParent, Tunnel,
         pool::{Opened, Pool, PoolKey},
     },
     identity::Identity,
@@ -19,6 +21,21 @@ use crate::{
 
 /// How long a dial may take, SYN to established.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For how long a refusal by the agent of a meshed pod is borne.
+const REFUSALS_BORNE: Duration = Duration::from_secs(3);
+/// Pause before such an agent is asked again; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// The far side of a connection, reached.
+enum Upstream {
+    /// Without a tunnel.
+    Plain(TcpStream),
+    /// Through one.
+    Tunnel(Tunnel),
+}
 
 /// What outbound connections share.
 #[derive(Clone, Debug)]
@@ -52,48 +69,68 @@ impl Outbound {
         captured: Captured,
         record: &mut Record,
     ) -> Result<Ended, Failure> {
-        let snapshot = self.snapshot.borrow().clone();
-        let destination = captured.flow.destination;
-        let next_hop = match route::next_hop(&snapshot, pod.uid(), destination, rand::random()) {
-            Ok(next_hop) => next_hop,
-            Err(error) => {
-                relay::reset(captured.stream);
-                return Err(error.into());
-            }
-        };
-        record.service.clone_from(&next_hop.service);
-        record.destination.workload.clone_from(&next_hop.workload);
-        match &next_hop.via {
-            Via::Plain => plain(pod, captured, &next_hop, record).await,
-            Via::Tunnel { address, expected } => {
-                let head = self.head(pod, captured.flow.source, &next_hop);
-                self.tunnelled(pod, captured, (*address, expected, head), record).await
-            }
-        }
-    }
-
-    async fn tunnelled(
-        &self,
-        pod: &LocalPod,
-        captured: Captured,
-        (address, expected, head): (SocketAddr, &[Identity], ConnectHead),
-        record: &mut Record,
-    ) -> Result<Ended, Failure> {
-        record.protocol = Protocol::Hbone;
-        record.set_destination_address(address);
-        record.authority = Some(head.authority.to_string());
-        match self.open(pod, captured.flow.source, (address, expected), &head).await {
-            Ok(opened) => {
-                record.source.identity = Some(pod.workload().identity.clone());
-                record.destination.identity = Some(opened.peer);
+        match self.reach(pod, &captured.flow, record).await {
+            Ok(Upstream::Plain(server)) => {
                 let counters = record.opened();
-                Ok(relay(captured.stream, opened.tunnel, &counters).await)
+                Ok(relay(captured.stream, server, &counters).await)
+            }
+            Ok(Upstream::Tunnel(tunnel)) => {
+                let counters = record.opened();
+                Ok(relay(captured.stream, tunnel, &counters).await)
             }
             Err(failure) => {
                 relay::reset(captured.stream);
                 Err(failure)
             }
         }
+    }
+
+    /// Routes and dials. An agent that refuses may be about to enrol its pod, or have just released
+    /// it: it is asked again for a while, by what the mesh looks like then.
+    async fn reach(
+        &self,
+        pod: &LocalPod,
+        flow: &Flow,
+        record: &mut Record,
+    ) -> Result<Upstream, Failure> {
+        let began = clock::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let snapshot = self.snapshot.borrow().clone();
+            let hop = route::next_hop(&snapshot, pod.uid(), flow.destination, rand::random())?;
+            record.service.clone_from(&hop.service);
+            record.destination.workload.clone_from(&hop.workload);
+            let (reached, patient) = match &hop.via {
+                Via::Plain => (plain(pod, flow, &hop, record).await, false),
+                Via::Tunnel { address, expected } => {
+                    let head = self.head(pod, flow.source, &hop);
+                    let opened = self.tunnel(pod, (*address, expected, &head), record).await;
+                    (opened, clock::now().saturating_duration_since(began) < REFUSALS_BORNE)
+                }
+            };
+            match reached {
+                Err(failure) if patient && failure.reason == Reason::ConnectRefused => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                reached => return reached,
+            }
+        }
+    }
+
+    async fn tunnel(
+        &self,
+        pod: &LocalPod,
+        (address, expected, head): (SocketAddr, &[Identity], &ConnectHead),
+        record: &mut Record,
+    ) -> Result<Upstream, Failure> {
+        record.protocol = Protocol::Hbone;
+        record.set_destination_address(address);
+        record.authority = Some(head.authority.to_string());
+        let opened = self.open(pod, record.source_address(), (address, expected), head).await?;
+        record.source.identity = Some(pod.workload().identity.clone());
+        record.destination.identity = Some(opened.peer);
+        Ok(Upstream::Tunnel(opened.tunnel))
     }
 
     async fn open(
@@ -143,26 +180,19 @@ pub fn describe(pod: &LocalPod, cluster: &str) -> Baggage {
 /// Outside the mesh, or back to the pod itself: no tunnel.
 async fn plain(
     pod: &LocalPod,
-    captured: Captured,
-    next_hop: &NextHop,
+    flow: &Flow,
+    hop: &NextHop,
     record: &mut Record,
-) -> Result<Ended, Failure> {
-    record.set_destination_address(next_hop.endpoint);
-    let own = pod.has(next_hop.endpoint.ip());
-    if own && pod.is_agent_port(next_hop.endpoint.port()) {
-        relay::reset(captured.stream);
+) -> Result<Upstream, Failure> {
+    record.protocol = Protocol::Tcp;
+    record.authority = None;
+    record.set_destination_address(hop.endpoint);
+    let own = pod.has(hop.endpoint.ip());
+    if own && pod.is_agent_port(hop.endpoint.port()) {
         return Err(Failure::new(Reason::Loop, "attempted recursive call to ourselves"));
     }
-    let client = own.then_some(captured.flow.source);
-    let dialled = timeout(CONNECT_TIMEOUT, pod.connect(next_hop.endpoint, client)).await;
-    match dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
-        Ok(server) => {
-            let counters = record.opened();
-            Ok(relay(captured.stream, server, &counters).await)
-        }
-        Err(error) => {
-            relay::reset(captured.stream);
-            Err(Failure::dial(&error))
-        }
-    }
+    let client = own.then_some(flow.source);
+    let dialled = timeout(CONNECT_TIMEOUT, pod.connect(hop.endpoint, client)).await;
+    let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    dialled.map(Upstream::Plain).map_err(|error| Failure::dial(&error))
 }

@@ -76,6 +76,8 @@ pub trait Sink {
     fn finish(&mut self) -> io::Result<()>;
     /// Says that the connection broke.
     fn abort(&mut self);
+    /// Both directions have ended: closing it says nothing more.
+    fn settle(&mut self);
 }
 
 /// Joins `client` and `server` until both directions have ended, or one side breaks.
@@ -111,11 +113,10 @@ pub async fn relay(client: impl End, server: impl End, counters: &Counters) -> E
 
 /// Closes a connection that leads nowhere, so that its client does not take it for a short answer.
 pub fn reset(stream: TcpStream) {
-    let (_, mut sink) = End::split(stream);
-    sink.abort();
+    drop(End::split(stream));
 }
 
-/// Aborts both ends unless both have finished.
+/// Aborts both ends unless both directions have finished.
 struct Sinks<C: Sink, S: Sink> {
     to_client: C,
     to_server: S,
@@ -124,7 +125,10 @@ struct Sinks<C: Sink, S: Sink> {
 
 impl<C: Sink, S: Sink> Drop for Sinks<C, S> {
     fn drop(&mut self) {
-        if !self.finished {
+        if self.finished {
+            self.to_client.settle();
+            self.to_server.settle();
+        } else {
             self.to_client.abort();
             self.to_server.abort();
         }
@@ -170,7 +174,10 @@ impl End for TcpStream {
     type Source = TcpSource;
     type Sink = TcpSink;
 
+    /// With no time to linger, closing the socket sends RST: when the relay stops half-way, and
+    /// also when the agent is killed.
     fn split(self) -> (TcpSource, TcpSink) {
+        linger(&self, Some(Duration::ZERO));
         let stream = Arc::new(self);
         (TcpSource { stream: stream.clone(), size: SMALLEST_READ }, TcpSink(stream))
     }
@@ -225,10 +232,16 @@ impl Sink for TcpSink {
         SockRef::from(&*self.0).shutdown(Shutdown::Write)
     }
 
-    fn abort(&mut self) {
-        // With no time to linger, closing the socket sends RST.
-        let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
+    fn abort(&mut self) {}
+
+    fn settle(&mut self) {
+        linger(&self.0, None);
     }
+}
+
+/// Fails only for what is not a socket.
+fn linger(stream: &TcpStream, time: Option<Duration>) {
+    let _ = SockRef::from(stream).set_linger(time);
 }
 
 impl End for Tunnel {
@@ -262,4 +275,6 @@ impl Sink for TunnelSink {
     fn abort(&mut self) {
         TunnelSink::abort(self);
     }
+
+    fn settle(&mut self) {}
 }

@@ -1,4 +1,18 @@
-//! The promises that Culvert makes, kept end to end. Each test is one.
+//! The promises of the mesh, each a test on real kernels, namespaces, certificates and traffic.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "only the product reads its clock in one place; a tool measures where it works"
+)]
 
+mod bytes;
 mod capture;
+mod closed;
+mod hostile;
+mod identity;
+mod life;
+mod mesh;
+mod outside;
+mod peer;
+mod report;
+mod stop;

@@ -9,7 +9,10 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -66,7 +69,7 @@ pub struct PodSpec<'a> {
 #[derive(Debug)]
 pub struct Pod {
     /// Makes sockets inside the pod.
-    pub inside: Factory,
+    pub inside: Arc<Factory>,
     /// Its IPv4 address.
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
@@ -109,6 +112,11 @@ impl Lab {
     /// What the names of everything that belongs to this lab begin with.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The file of the certificate authority that all agents share.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
     }
 
     /// The folder of manifests that all agents read.
@@ -305,7 +313,7 @@ impl Node {
         let cgroup = self.cgroup.join("pods").join(format!("{}-{}", spec.namespace, spec.name));
         fs::create_dir_all(&cgroup)?;
         Ok(Pod {
-            inside: Factory::start(&path, &cgroup)?,
+            inside: Factory::start(&path, &cgroup)?.into(),
             v4: Ipv4Addr::new(10, number, 0, host),
             v6: Ipv6Addr::new(0xfd00, number.into(), 0, 0, 0, 0, 0, host.into()),
             name: spec.name.into(),

@@ -33,6 +33,9 @@ pub struct Capture {
     reader: Option<JoinHandle<()>>,
 }
 
+/// Flag of a segment that resets its connection.
+pub const RST: u8 = 4;
+
 /// The TCP part of a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
@@ -40,6 +43,8 @@ pub struct Segment<'a> {
     pub from: u16,
     /// Destination port.
     pub to: u16,
+    /// Its flags (RFC 9293 §3.1).
+    pub flags: u8,
     /// What it carries.
     pub payload: &'a [u8],
 }
@@ -114,7 +119,12 @@ pub fn segment(frame: &[u8]) -> Option<Segment<'_>> {
     };
     let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
     let header = usize::from(tcp.get(12)? >> 4) * 4;
-    Some(Segment { from: port(0)?, to: port(2)?, payload: tcp.get(header..)? })
+    Some(Segment {
+        from: port(0)?,
+        to: port(2)?,
+        flags: *tcp.get(13)?,
+        payload: tcp.get(header..)?,
+    })
 }
 
 /// Whether some frame holds `needle`.

@@ -68,7 +68,11 @@ impl LocalPod {
 
     /// Whether a connection to this port of the pod would come back to the agent.
     pub fn is_agent_port(&self, port: u16) -> bool {
-        port == abi::HBONE_PORT || self.ports.contains(&port)
+        port == abi::HBONE_PORT || self.is_listener(port)
+    }
+
+    pub(super) fn is_listener(&self, port: u16) -> bool {
+        self.ports.contains(&port)
     }
 
     /// Connects from inside the pod's namespace, past the kernel's capture. An application that

@@ -133,13 +133,16 @@ pub(super) async fn accept<S, F>(
 }
 
 impl LocalPod {
-    /// Who talks to whom. `None` for a connection that was not redirected but dialled the agent's
-    /// listener by itself: it has no destination, and is reset.
+    /// Who talks to whom. `None` for a connection that the kernel did not bring but that dialled the
+    /// agent's listener by itself: it has no destination, and is reset.
     fn captured(&self, stream: TcpStream, peer: SocketAddr, arrival: Arrival) -> Option<Captured> {
         let socket = SockRef::from(&stream);
         let destination = match arrival {
             Arrival::Outbound => self.original_destination(&stream),
-            Arrival::Hbone | Arrival::Plain => stream.local_addr().ok().map(canonical),
+            Arrival::Hbone | Arrival::Plain => {
+                let local = stream.local_addr().ok().map(canonical);
+                local.filter(|local| !self.is_listener(local.port()))
+            }
         };
         let Some(destination) = destination else {
             // The client sees a reset rather than an end that looks orderly.

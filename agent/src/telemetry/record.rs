@@ -99,6 +99,11 @@ impl Record {
         }
     }
 
+    /// Who dialled, as the application's socket has it.
+    pub fn source_address(&self) -> SocketAddr {
+        self.source_address
+    }
+
     /// Where the agent dialled.
     pub fn set_destination_address(&mut self, address: SocketAddr) {
         self.destination_address = address;

@@ -1,0 +1,137 @@
+//! Fail closed: what happens while no agent runs, and what is left when it is unloaded.
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+};
+
+use anyhow::Result;
+use e2e::{
+    Lab,
+    lab::ensure_nothing_left,
+    until,
+    wire::{RST, contains, segment, server_ports},
+};
+
+use crate::mesh::{Mesh, ask, echo, joined, say, unmeshed};
+
+const SECRET: &[u8] = b"not one byte of this";
+
+#[test]
+fn while_the_agent_is_dead_nothing_leaves_in_the_clear_and_nothing_enters() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let stranger = unmeshed(&mesh.lab, 1, "stranger")?;
+    let to = mesh.server.at(80);
+    echo(mesh.server.inside.listen(to)?);
+    let pods = (mesh.client.inside.pid(), mesh.server.inside.pid());
+    ask(&mut mesh.client.inside.connect(to)?, 1)?;
+    let mut open = mesh.client.inside.connect(to)?;
+    ask(&mut open, 2)?;
+    let wire = mesh.lab.capture()?;
+
+    mesh.a1.kill()?;
+    assert!(open.read(&mut [0; 8]).is_err(), "a connection ended as if it were whole");
+    for _ in 0..20 {
+        let error = mesh.client.inside.connect(to).expect_err("no agent, no connection");
+        let refused = error.downcast::<std::io::Error>()?;
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+    mesh.a2.kill()?;
+    assert!(stranger.inside.connect(to).is_err());
+    let frames = wire.finish();
+    assert!(!contains(&frames, SECRET));
+    let mut clear = frames.iter().filter_map(|f| segment(f)).filter(|s| s.from == 80 || s.to == 80);
+    assert!(
+        clear.all(|s| s.payload.is_empty() && (s.to == 80 || s.flags & RST != 0)),
+        "a pod answered in the clear with something else than a refusal"
+    );
+
+    mesh.a1.restart()?;
+    mesh.a2.restart()?;
+    ask(&mut mesh.client.inside.connect(to)?, 3)?;
+    assert_eq!(pods, (mesh.client.inside.pid(), mesh.server.inside.pid()));
+    Ok(())
+}
+
+#[test]
+fn a_restarted_agent_adopts_what_the_kernel_holds() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let to = mesh.server.at(80);
+    echo(mesh.server.inside.listen(to)?);
+    ask(&mut mesh.client.inside.connect(to)?, 1)?;
+    let programs = |mesh: &Mesh| -> Result<Vec<_>> {
+        let pins = fs::read_dir(mesh.lab.nodes[0].pin().join("v1"))?;
+        Ok(pins.map(|pin| pin.map(|pin| pin.file_name())).collect::<Result<Vec<_>, _>>()?)
+    };
+    let before = programs(&mesh)?;
+    let redirected = mesh.a1.kernel("connect_redirected")?;
+    mesh.a1.kill()?;
+    mesh.a1.restart()?;
+    assert_eq!(programs(&mesh)?, before, "programs or maps were made anew");
+    ask(&mut mesh.client.inside.connect(to)?, 2)?;
+    assert_eq!(mesh.a1.kernel("connect_redirected")?, redirected + 1, "counters began anew");
+    Ok(())
+}
+
+#[test]
+fn a_pod_whose_label_went_while_the_agent_was_dead_is_released_by_the_next() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let to = mesh.server.at(80);
+    let listener = mesh.server.inside.listen(to)?;
+    mesh.a1.kill()?;
+    mesh.lab.declare(&mesh.client, &[("istio.io/dataplane-mode", "none")])?;
+    mesh.a1.restart()?;
+    let wire = mesh.lab.capture()?;
+    let (mut near, mut far, _) = joined(&listener, &mesh.client.inside, to)?;
+    say(&mut near, &mut far, b"in the clear, as asked")?;
+    until("the wire showed it", || contains(&wire.take(), b"as asked"));
+    Ok(())
+}
+
+#[test]
+fn unload_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let to = mesh.server.at(80);
+    let listener = mesh.server.inside.listen(to)?;
+    for agent in [&mut mesh.a1, &mut mesh.a2] {
+        agent.terminate()?;
+        agent.wait()?;
+        let said = agent.unload()?;
+        assert!(said.contains("removed"), "{said}");
+        let again = agent.unload()?;
+        assert!(again.contains("removed 0 pins"), "{again}");
+    }
+    for node in &mesh.lab.nodes {
+        assert!(!node.pin().exists(), "{} is still there", node.pin().display());
+    }
+    let wire = mesh.lab.capture()?;
+    let (mut near, mut far, peer) = joined(&listener, &mesh.client.inside, to)?;
+    say(&mut near, &mut far, b"plain again")?;
+    assert_eq!(peer, near.local_addr()?);
+    drop((near, far));
+    assert!(server_ports(&wire.finish()).contains(&80));
+    Ok(())
+}
+
+#[test]
+fn a_lab_that_ends_in_a_panic_leaves_nothing() -> Result<()> {
+    let mut prefix = String::new();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mesh = Mesh::new().expect("a mesh");
+        prefix = mesh.lab.prefix().to_owned();
+        assert!(ensure_nothing_left(&prefix).is_err(), "a lab that nobody can see");
+        panic!("on purpose");
+    }));
+    assert!(panicked.is_err() && !prefix.is_empty());
+    ensure_nothing_left(&prefix)
+}
+
+#[test]
+fn agents_whose_programs_are_gone_attach_them_again() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let mut agent = lab.agent(1)?;
+    agent.kill()?;
+    fs::remove_dir_all(lab.nodes[0].pin())?;
+    agent.restart()?;
+    assert_eq!(agent.kernel("connect_redirected")?, 0);
+    Ok(())
+}
