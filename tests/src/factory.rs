@@ -70,6 +70,9 @@ impl Factory {
         let mut byte = [0];
         let mut parts = [IoSliceMut::new(&mut byte)];
         recvmsg(&*line, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        // From then on nobody but the test has the socket: closing it ends the connection.
+        let mut gone = [0];
+        anyhow::ensure!(rustix::io::read(&*line, &mut gone)? == 1, "the socket factory is gone");
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(mut files) = message {
                 return Ok(files.next().context("no socket came")?.into());
@@ -136,13 +139,19 @@ pub fn serve() -> Result<()> {
             1 => (Type::DGRAM, Protocol::UDP),
             _ => (Type::STREAM, Protocol::TCP),
         };
-        let socket = Socket::new(domain, kind, Some(protocol))?;
-        let files = [socket.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        sendmsg(line, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::empty())?;
+        pass(line, Socket::new(domain, kind, Some(protocol))?)?;
+        rustix::io::write(line, &[2])?;
     }
+    Ok(())
+}
+
+/// Hands a socket over, and keeps nothing of it.
+fn pass(line: impl AsFd, socket: Socket) -> Result<()> {
+    let files = [socket.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&files));
+    sendmsg(line, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::empty())?;
     Ok(())
 }
 
