@@ -26,6 +26,8 @@ impl Drain {
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns tasks")]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let hard = self.hard.clone();
+        // Boxed, because each future that it is moved into would keep room for it once more.
+        let task = Box::pin(task);
         tokio::spawn(self.tasks.track_future(async move {
             hard.run_until_cancelled(task).await;
         }));

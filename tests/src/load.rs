@@ -60,6 +60,7 @@ enum Shape {
 const ECHO: u8 = b'E';
 const SINK: u8 = b'S';
 const FLOOD: u8 = b'G';
+const ONCE: u8 = b'1';
 const CHUNK: usize = 256 << 10;
 const WARM_UP: usize = 20;
 
@@ -109,6 +110,10 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
                     read => total += read as u64,
                 }
             }
+        }
+        ONCE => {
+            let read = stream.read(&mut buffer)?;
+            stream.write_all(&buffer[..read])
         }
         _ => loop {
             stream.write_all(&buffer)?;
@@ -189,12 +194,12 @@ fn pingpong(arguments: &Arguments, latencies: &mut Vec<u32>) -> u64 {
 
 fn rate(arguments: &Arguments, latencies: &mut Vec<u32>) -> u64 {
     let once = || -> io::Result<()> {
-        let mut stream = connect(arguments.addr, ECHO)?;
+        let mut stream = connect(arguments.addr, ONCE)?;
         let mut byte = [0];
         stream.write_all(b"x")?;
         stream.read_exact(&mut byte)?;
-        stream.shutdown(Shutdown::Write)?;
-        // The server closes first, and so keeps the waiting port.
+        // The server closes first and keeps the waiting port (TIME_WAIT): a client that kept it
+        // would run out of ports, and measure nothing else.
         let _ = stream.read(&mut byte)?;
         Ok(())
     };

@@ -22,6 +22,8 @@ use tracing_subscriber::{
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 16_384;
+/// Pause between two rounds of writing.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How long the last lines may take when the agent stops.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -173,6 +175,8 @@ fn write_lines(queue: &Receiver<Entry>) {
             next = queue.try_recv().ok();
         }
         let _ = out.flush();
+        // Lines gather meanwhile: to wake a sleeping reader for each costs more than the line.
+        thread::sleep(PAUSE);
     }
 }
 

@@ -161,9 +161,12 @@ impl Peer<'_> {
             ensure!(start.elapsed() < Duration::from_secs(10), "INPODSERVER does not listen");
             thread::sleep(Duration::from_millis(20));
         }
+        // Both write their access log to a file, as they do by default.
+        let log = fs::File::create(self.folder.join(format!("ztunnel{}.log", self.number)))?;
         let mut agent = exec(self.ztunnel);
+        let agent = agent.stderr(log.try_clone()?).stdout(log);
         let agent = agent
-            .envs([("RUST_LOG", "warn"), ("PROXY_MODE", "shared"), ("FAKE_CA", "true")])
+            .envs([("PROXY_MODE", "shared"), ("FAKE_CA", "true")])
             .envs([("XDS_ADDRESS", ""), ("CA_ADDRESS", ""), ("IPV6_ENABLED", "false")])
             .env("LOCAL_XDS_PATH", self.folder.join("ztunnel.state"))
             .env("NODE_NAME", &node.name)
