@@ -8,6 +8,7 @@
 mod bytes;
 mod capture;
 mod closed;
+mod demo;
 mod hostile;
 mod identity;
 mod life;

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod factory;
 pub mod lab;
 pub mod load;
+pub mod shop;
 pub mod system;
 pub mod wire;
 

@@ -5,7 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::{factory, load};
+use e2e::{factory, load, shop};
 
 /// Runs things inside the lab's namespaces and control groups.
 #[derive(Parser)]
@@ -32,6 +32,8 @@ enum Task {
     Factory,
     /// Put load on a TCP service, or be one. Prints one JSON line.
     Load(load::Arguments),
+    /// Be an application of the demo's shop.
+    Shop(shop::Arguments),
 }
 
 fn main() -> Result<()> {
@@ -47,5 +49,6 @@ fn main() -> Result<()> {
         }
         Task::Factory => factory::serve(),
         Task::Load(arguments) => load::run(&arguments),
+        Task::Shop(arguments) => shop::run(&arguments),
     }
 }
