@@ -147,6 +147,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         config.capture.mode == CaptureMode::All,
         connections.clone(),
     )?;
+    enrolment.follow_kernel_log(&background);
     let operators = Operators {
         config: &config,
         telemetry: telemetry.clone(),

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 
 use crate::hbone::{
     Tunnel,
@@ -188,7 +188,7 @@ impl Source for TcpSource {
         loop {
             self.stream.readable().await?;
             let mut buffer = BytesMut::with_capacity(self.size);
-            match self.stream.try_read_buf(&mut buffer) {
+            match self.read(&mut buffer) {
                 Ok(0) => return Ok(None),
                 Ok(read) => {
                     self.size = next_size(self.size, read);
@@ -201,6 +201,24 @@ impl Source for TcpSource {
     }
 
     fn release(&mut self, _bytes: usize) {}
+}
+
+impl TcpSource {
+    /// One read. When it does not fill the buffer there is nothing left, and to say so saves the
+    /// read that would find out: epoll reports an edge when more comes (epoll(7), "Edge-triggered").
+    fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let room = self.size;
+        let mut done = None;
+        let drained = self.stream.try_io(Interest::READABLE, || {
+            let read = self.stream.try_read_buf(buffer)?;
+            done = Some(read);
+            if (1..room).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match done {
+            Some(read) => Ok(read),
+            None => drained.map(|()| 0),
+        }
+    }
 }
 
 /// Reads grow while the sender fills them, and shrink when it no longer does.

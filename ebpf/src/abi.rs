@@ -23,6 +23,13 @@ pub const LISTEN_PLAIN: u32 = 0;
 /// Offset of the listener for tunnels within a pod's slot.
 pub const LISTEN_HBONE: u32 = 1;
 
+/// Map `NODE`: the cookie of the node's own network namespace.
+pub const NODE_NETNS: u32 = 0;
+/// Map `NODE`: how many prefixes there are. Without any, none is looked up.
+pub const NODE_PREFIXES: u32 = 1;
+/// Entries of map `NODE`.
+pub const NODE_ENTRIES: usize = 2;
+
 /// How long a handshake may take between agent and application, nanoseconds. A note that is older
 /// belongs to a connection that failed, and must not be taken by a later one with the same ports.
 pub const HANDSHAKE_NS: u64 = 15_000_000_000;

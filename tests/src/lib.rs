@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod factory;
+pub mod fuzz;
 pub mod lab;
 pub mod load;
 pub mod shop;

@@ -33,6 +33,9 @@ use crate::{
 /// it was released still arrive.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How often the kernel's log is read, in development builds.
+const KERNEL_LOG_PAUSE: Duration = Duration::from_millis(100);
+
 /// An enrolled pod of this node.
 #[derive(Debug)]
 pub struct LocalPod {
@@ -136,6 +139,17 @@ impl Enrolment {
     pub fn counters(&self) -> impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + use<> {
         let maps = self.maps.clone();
         move || maps.counters()
+    }
+
+    /// Passes on what the kernel's programs log, if they were built to.
+    pub fn follow_kernel_log(&self, background: &Drain) {
+        let Some(mut log) = self.attachment.kernel_log() else { return };
+        background.spawn(async move {
+            loop {
+                log.flush();
+                tokio::time::sleep(KERNEL_LOG_PAUSE).await;
+            }
+        });
     }
 
     /// The pods that are enrolled.

@@ -17,6 +17,7 @@ use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     programs::{CgroupAttachMode, CgroupSockAddr, SkLookup, SockOps, links::FdLink},
 };
+use aya_log::EbpfLogger;
 use culvert_ebpf::abi;
 
 use super::{Error, features::missing_features, maps, netns::Netns};
@@ -75,6 +76,12 @@ impl Attachment {
         let link: FdLink = steer.take_link(id).map_err(load("sk_lookup for a pod"))?.into();
         link.pin(&path).map_err(load("the pin of a pod's link"))?;
         self.detach(cookie, |name| !name.ends_with(&self.generation))
+    }
+
+    /// What the programs log. `None` for an object that was not built to (`cargo xtask bpf --log`).
+    pub(super) fn kernel_log(&self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        let steer = self.steer.lock().unwrap_or_else(PoisonError::into_inner);
+        EbpfLogger::init_from_id(steer.info().ok()?.id()).ok()
     }
 
     /// Ends it.

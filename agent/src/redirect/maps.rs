@@ -14,8 +14,8 @@ use aya::maps::{
 };
 use culvert_ebpf::{
     abi::{
-        self, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MARK_SIZE, Mark, POD_SIZE, Pod,
-        ROLE_AGENT, ROLE_CAPTURED, ROLE_LISTENER,
+        self, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MARK_SIZE, Mark, NODE_NETNS,
+        NODE_PREFIXES, POD_SIZE, Pod, ROLE_AGENT, ROLE_CAPTURED, ROLE_LISTENER,
     },
     why::Why,
 };
@@ -133,7 +133,7 @@ impl Maps {
 
     /// Tells the kernel which namespace is the node's own.
     pub(super) fn set_node(&self, netns: u64) -> Result<(), Error> {
-        self.tables().node.set(0, netns, 0).map_err(named("NODE"))
+        self.tables().node.set(NODE_NETNS, netns, 0).map_err(named("NODE"))
     }
 
     /// The pods that the kernel holds for enrolled, by namespace cookie.
@@ -211,6 +211,7 @@ impl Maps {
             wanted.iter().map(|(net, captured)| (prefix(net), u32::from(*captured))).collect();
         let present: Vec<_> =
             tables.prefixes.keys().collect::<Result<_, _>>().map_err(named("PREFIXES"))?;
+        tables.node.set(NODE_PREFIXES, wanted.len() as u64, 0).map_err(named("NODE"))?;
         for ((ip, length), captured) in &wanted {
             let key = lpm_trie::Key::new(*length, *ip);
             tables.prefixes.insert(&key, *captured, 0).map_err(named("PREFIXES"))?;

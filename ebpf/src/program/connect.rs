@@ -14,14 +14,14 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use culvert_ebpf::{
-    abi::{Ip, MAPPED, Mark, Pod, ROLE_DIALLED, ROLE_NONE, ip_bytes},
+    abi::{Ip, MAPPED, Mark, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_NONE, ip_bytes},
     decide::{Connect, connect, is_loopback, is_mapped},
     why::Why,
 };
 
 use super::{
     count::count,
-    maps::{MESH, PODS, PREFIXES, mark_of, mark_or_new},
+    maps::{MESH, NODE, PODS, PREFIXES, mark_of, mark_or_new},
 };
 
 const PASS: i32 = 1;
@@ -112,7 +112,8 @@ fn is_mesh(to: &Ip) -> bool {
     // SAFETY: values are plain integers, read once.
     unsafe {
         MESH.get(to).is_some()
-            || PREFIXES.get(&Key::new(128, ip_bytes(*to))).is_some_and(|known| *known != 0)
+            || NODE.get(NODE_PREFIXES).is_some_and(|count| *count != 0)
+                && PREFIXES.get(&Key::new(128, ip_bytes(*to))).is_some_and(|known| *known != 0)
     }
 }
 

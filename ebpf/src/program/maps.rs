@@ -11,16 +11,16 @@ use aya_ebpf::{
 use culvert_ebpf::{
     abi::{
         Handshake, Ip, LISTENERS_PER_POD, MAX_DESTINATIONS, MAX_HANDSHAKES, MAX_PODS, MAX_PROBES,
-        Mark, Note, Pod, Probe,
+        Mark, NODE_ENTRIES, Note, Pod, Probe,
     },
     why,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The cookie of the node's own network namespace.
+/// Facts about the node, by the `NODE_` values.
 #[btf_map]
-pub(super) static NODE: Array<u64, 1> = Array::new();
+pub(super) static NODE: Array<u64, NODE_ENTRIES> = Array::new();
 
 /// Enrolled pods by the cookie of their network namespace.
 #[btf_map]

@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{
-        HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, Note, Probe, ROLE_AGENT, ROLE_CAPTURED,
-        ROLE_DIALLED, ROLE_LISTENER, ROLE_PRESENTED,
+        HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, NODE_NETNS, Note, Probe, ROLE_AGENT,
+        ROLE_CAPTURED, ROLE_DIALLED, ROLE_LISTENER, ROLE_PRESENTED,
     },
     why::Why,
 };
@@ -63,7 +63,7 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
     unsafe {
         let netns = bpf_get_netns_cookie(ops.cast());
         let ends = Ends::of(ops);
-        if NODE.get(0) == Some(&netns) {
+        if NODE.get(NODE_NETNS) == Some(&netns) {
             return exempt(ops, &ends);
         }
         let Some(mark) = mark_of(socket) else {

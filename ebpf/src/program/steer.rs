@@ -67,6 +67,8 @@ fn assign(ctx: &SkLookupContext, slot: u32, hbone: bool) -> u32 {
         Err(ENOENT) => (Why::LookupNoAgent, DROP),
         Err(_) => (Why::LookupAssignFailed, DROP),
     };
+    #[cfg(feature = "log")]
+    aya_log_ebpf::info!(ctx, "steered to the listener {} of pod {}", role, slot);
     count(why);
     verdict
 }
