@@ -27,7 +27,7 @@ use crate::hbone::{
 /// What a read starts with, bytes.
 const SMALLEST_READ: usize = 4 << 10;
 /// What a read grows to while the sender fills it, bytes.
-const LARGEST_READ: usize = 256 << 10;
+const LARGEST_READ: usize = 128 << 10;
 
 /// Bytes of one connection, counted as they are passed on.
 #[derive(Debug, Default)]
