@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that can be set. Unknown keys are errors.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// This node's name, as `spec.nodeName` has it. Default: the environment variable `NODE_NAME`.
@@ -49,7 +49,7 @@ pub struct Config {
 }
 
 /// Where Kubernetes objects come from.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Manifests {
     /// A folder of YAML files, watched. `--manifests` overrides it.
@@ -57,7 +57,7 @@ pub struct Manifests {
 }
 
 /// The local certificate authority.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ca {
     /// Root certificate and key, one PEM file; made on first use, readable by its owner only.
@@ -68,7 +68,7 @@ pub struct Ca {
 }
 
 /// Which connections the kernel brings to the agent.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum CaptureMode {
     /// Those to addresses of services and workloads.
@@ -79,7 +79,7 @@ pub enum CaptureMode {
 }
 
 /// How the kernel captures connections.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capture {
     /// Which connections.
@@ -93,7 +93,7 @@ pub struct Capture {
 }
 
 /// Bounds on connections and tunnels.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections that the agent carries at one time; further ones are reset.
@@ -108,7 +108,7 @@ pub struct Limits {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// `text` for people, `json` for programs.
@@ -118,7 +118,7 @@ pub struct Log {
 }
 
 /// The form of a log line.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people.
@@ -129,7 +129,7 @@ pub enum Format {
 }
 
 /// Where the agent answers its operators.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
     /// Dumps and levels; never beyond the node.
@@ -141,7 +141,7 @@ pub struct Listen {
 }
 
 /// How the agent stops.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
     /// How long open connections may take to finish.
@@ -309,6 +309,22 @@ mod tests {
     fn an_unknown_key_is_an_error_that_names_it() {
         let error = Config::parse("[capture]\nmod = \"all\"\n").unwrap_err().to_string();
         assert!(error.contains("mod") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn the_commented_file_has_every_key_and_passes() {
+        let text = include_str!("../../deploy/config/agent.toml");
+        let config = Config::parse(text).unwrap();
+        config.check(Path::new("agent.toml")).unwrap();
+        let keys = |table: &toml::Table| -> Vec<String> {
+            let under = |(name, value): (&String, &toml::Value)| match value.as_table() {
+                Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
+                None => vec![name.clone()],
+            };
+            table.iter().flat_map(under).collect()
+        };
+        let commented: toml::Table = toml::from_str(text).unwrap();
+        assert_eq!(keys(&commented), keys(&toml::Table::try_from(&config).unwrap()));
     }
 
     #[test]

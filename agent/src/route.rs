@@ -131,3 +131,94 @@ fn address_like(workload: &Workload, dialled: IpAddr) -> Option<IpAddr> {
     let same = |address: &&IpAddr| address.is_ipv4() == dialled.is_ipv4();
     workload.addresses.iter().find(same).or_else(|| workload.addresses.first()).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::manifest::{Folder, Settings, compile};
+
+    /// Two meshed pods behind `cart`, one that is not ready, one outside the mesh, and the client.
+    const MESH: &str = r"
+kind: Namespace
+apiVersion: v1
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: web, namespace: shop}, spec: {serviceAccountName: web}, status: {podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}, {ip: 'fd00::1'}]}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: cart-0, namespace: shop, labels: {app: cart}}, spec: {serviceAccountName: cart}, status: {podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2'}]}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: cart-1, namespace: shop, labels: {app: cart}}, spec: {serviceAccountName: cart}, status: {podIP: 10.1.0.3}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: cart-2, namespace: shop, labels: {app: cart}}, spec: {serviceAccountName: cart}, status: {podIP: 10.1.0.4, conditions: [{type: Ready, status: 'False'}]}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: old, namespace: shop, labels: {app: old, istio.io/dataplane-mode: none}}, spec: {}, status: {podIP: 10.1.0.5}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: cart, namespace: shop}, spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd00:96::1'], selector: {app: cart}, ports: [{port: 80, targetPort: 8080}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: old, namespace: shop}, spec: {clusterIP: 10.96.0.2, selector: {app: old}, ports: [{port: 80}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: nobody, namespace: shop}, spec: {clusterIP: 10.96.0.3, selector: {app: nobody}, ports: [{port: 80}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.4, ports: [{port: 80}]}}
+";
+
+    fn mesh() -> Snapshot {
+        let settings = Settings {
+            trust_domain: "cluster.local".into(),
+            cluster: "Kubernetes".into(),
+            cluster_domain: "cluster.local".into(),
+        };
+        let mut folder = Folder::default();
+        folder.update(BTreeMap::from([("mesh.yaml".into(), Ok(MESH.into()))]));
+        let snapshot = compile(&folder, &settings);
+        assert!(snapshot.problems().is_empty(), "{:?}", snapshot.problems());
+        snapshot
+    }
+
+    /// `plain <endpoint>`, `tunnel <endpoint> via <agent> as <identity>`, or the error.
+    fn described(destination: &str, random: u64) -> String {
+        let source = "Kubernetes//Pod/shop/web";
+        match next_hop(&mesh(), source, destination.parse().unwrap(), random) {
+            Err(error) => error.to_string(),
+            Ok(NextHop { via: Via::Plain, endpoint, .. }) => format!("plain {endpoint}"),
+            Ok(NextHop { via: Via::Tunnel { address, expected }, endpoint, .. }) => {
+                let [identity] = expected.as_slice() else { panic!("{expected:?}") };
+                format!("tunnel {endpoint} via {address} as {}", identity.service_account())
+            }
+        }
+    }
+
+    #[test]
+    fn each_kind_of_destination_has_its_way() {
+        for (destination, random, way) in [
+            // A service address, over both of its ready endpoints.
+            ("10.96.0.1:80", 0, "tunnel 10.1.0.2:8080 via 10.1.0.2:15008 as cart"),
+            ("10.96.0.1:80", 1, "tunnel 10.1.0.3:8080 via 10.1.0.3:15008 as cart"),
+            ("10.96.0.1:80", 2, "tunnel 10.1.0.2:8080 via 10.1.0.2:15008 as cart"),
+            // The endpoint's address of the family that was dialled, else the one that it has.
+            ("[fd00:96::1]:80", 0, "tunnel [fd00::2]:8080 via [fd00::2]:15008 as cart"),
+            ("[fd00:96::1]:80", 1, "tunnel 10.1.0.3:8080 via 10.1.0.3:15008 as cart"),
+            // A service of pods that are not of the mesh.
+            ("10.96.0.2:80", 7, "plain 10.1.0.5:80"),
+            ("10.96.0.1:81", 0, "cart.shop.svc.cluster.local has no port 81"),
+            (
+                "10.96.0.3:80",
+                0,
+                "no healthy upstream: nobody.shop.svc.cluster.local has no ready endpoint for port 80",
+            ),
+            // A pod's own address, on any port, ready or not.
+            ("10.1.0.2:9", 0, "tunnel 10.1.0.2:9 via 10.1.0.2:15008 as cart"),
+            ("10.1.0.4:80", 0, "tunnel 10.1.0.4:80 via 10.1.0.4:15008 as cart"),
+            ("[fd00::2]:80", 0, "tunnel [fd00::2]:80 via [fd00::2]:15008 as cart"),
+            ("10.1.0.5:80", 0, "plain 10.1.0.5:80"),
+            // Back to the pod that dials.
+            ("10.1.0.1:80", 0, "plain 10.1.0.1:80"),
+            // Nobody that the mesh knows.
+            ("192.0.2.1:443", 0, "plain 192.0.2.1:443"),
+        ] {
+            assert_eq!(described(destination, random), way, "{destination}");
+        }
+    }
+}

@@ -194,3 +194,45 @@ fn a_slow_reader_stops_its_own_connection_and_no_other() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_pod_opens_more_connections_than_it_has_ports() -> Result<()> {
+    const WORKERS: u64 = 8;
+    const EACH: u64 = 5_000;
+    let mesh = Mesh::new()?;
+    let ports = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let ends: Vec<u64> = ports.split_whitespace().filter_map(|port| port.parse().ok()).collect();
+    assert!(ends[1] - ends[0] < WORKERS * EACH, "the range {ports} does not run out");
+    let to = mesh.server.at(80);
+    echo(mesh.server.inside.listen(to)?);
+    let client: &Factory = &mesh.client.inside;
+    // The client closes first, and so it is the client's ports that wait.
+    let worker = |worker: u64| {
+        let mut numbers = worker * EACH..(worker + 1) * EACH;
+        numbers.try_for_each(|number| ask(&mut client.connect(to)?, number))
+    };
+    thread::scope(|scope| {
+        let jobs: Vec<_> = (0..WORKERS).map(|n| scope.spawn(move || worker(n))).collect();
+        jobs.into_iter().try_for_each(|job| job.join().expect("no panic"))
+    })
+}
+
+#[test]
+fn connections_beyond_the_limit_are_reset_and_recorded() -> Result<()> {
+    let mesh = Mesh::with("[limits]\nmax_connections = 2")?;
+    let to = mesh.server.at(80);
+    echo(mesh.server.inside.listen(to)?);
+    let mut open = [mesh.client.inside.connect(to)?, mesh.client.inside.connect(to)?];
+    for stream in &mut open {
+        ask(stream, 1)?;
+    }
+    is_cut(&mesh.client.inside, to, b"hello")?;
+    let record = mesh.a1.record("it was recorded", |r| r.reason == "limit_exceeded");
+    assert!(record.error.is_some_and(|error| error.contains("limits.max_connections")));
+    drop(open);
+    until("there is room again", || {
+        let again = mesh.client.inside.connect(to).map(|mut stream| ask(&mut stream, 2));
+        matches!(again, Ok(Ok(())))
+    });
+    Ok(())
+}

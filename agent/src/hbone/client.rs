@@ -32,13 +32,14 @@ pub struct Connection {
     closed: Arc<AtomicBool>,
 }
 
-/// Why a CONNECT failed, and whether the peer can have seen it.
+/// Why a CONNECT failed, and whether it was the connection's fault.
 #[derive(Debug)]
 pub struct ConnectError {
     /// Why.
     pub error: Error,
-    /// The peer surely did not act on it: it may be sent again elsewhere.
-    pub unseen: bool,
+    /// The connection is gone, or the peer takes nothing more on it. It may be asked again on
+    /// another: the application's bytes are sent only after an answer.
+    pub lost: bool,
 }
 
 impl Connection {
@@ -99,21 +100,21 @@ impl Connection {
         &self,
         head: &ConnectHead,
     ) -> Result<(SendStream<Bytes>, RecvStream), ConnectError> {
-        let unseen = |error| ConnectError { error, unseen: true };
-        let seen = |error| ConnectError { error, unseen: false };
-        let request = request(head).map_err(seen)?;
+        let lost = |error| ConnectError { error, lost: true };
+        let failed = |error| ConnectError { error, lost: false };
+        let request = request(head).map_err(failed)?;
         let ready = timeout(ANSWER_TIMEOUT, self.requests.clone().ready()).await;
         let mut requests = ready
-            .map_err(|_| unseen(Error::Timeout(ANSWER_TIMEOUT)))?
-            .map_err(|error| unseen(http2(error)))?;
+            .map_err(|_| lost(Error::Timeout(ANSWER_TIMEOUT)))?
+            .map_err(|error| lost(http2(error)))?;
         let (answer, send) =
-            requests.send_request(request, false).map_err(|error| unseen(http2(error)))?;
+            requests.send_request(request, false).map_err(|error| lost(http2(error)))?;
         let answer = timeout(ANSWER_TIMEOUT, answer)
             .await
-            .map_err(|_| seen(Error::Timeout(ANSWER_TIMEOUT)))?
-            .map_err(|error| ConnectError { unseen: was_refused(&error), error: http2(error) })?;
+            .map_err(|_| failed(Error::Timeout(ANSWER_TIMEOUT)))?
+            .map_err(|error| ConnectError { lost: is_lost(&error), error: http2(error) })?;
         if answer.status() != StatusCode::OK {
-            return Err(seen(Error::Status(answer.status())));
+            return Err(failed(Error::Status(answer.status())));
         }
         Ok((send, answer.into_body()))
     }
@@ -168,9 +169,11 @@ fn request(head: &ConnectHead) -> Result<Request<()>, Error> {
     Ok(request)
 }
 
-/// Whether the peer says that it did not act on the request (RFC 9113 §8.7).
-fn was_refused(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+/// Whether the connection broke, or the peer says that it did not act on the request (RFC 9113
+/// §8.7).
+fn is_lost(error: &h2::Error) -> bool {
+    let refused = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_io() || (error.is_remote() && refused)
 }
 
 fn http2(error: h2::Error) -> Error {

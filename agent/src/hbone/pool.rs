@@ -130,7 +130,7 @@ impl Pool {
                     let tunnel = Tunnel { send, receive, permit: Some(permit) };
                     return Ok(Opened { tunnel, peer, reused });
                 }
-                Err(ConnectError { error: _, unseen: true }) if reused => {
+                Err(ConnectError { error: _, lost: true }) if reused => {
                     lane.remove(&permit.0);
                 }
                 Err(ConnectError { error, .. }) => return Err(error),

@@ -265,3 +265,79 @@ fn target_port(port: &objects::ServicePort, pod: &objects::Pod) -> Option<u16> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(yaml: &str) -> Snapshot {
+        let settings = Settings {
+            trust_domain: "cluster.local".into(),
+            cluster: "Kubernetes".into(),
+            cluster_domain: "cluster.local".into(),
+        };
+        let mut folder = Folder::default();
+        folder.update(BTreeMap::from([("m.yaml".into(), Ok(yaml.into()))]));
+        compile(&folder, &settings)
+    }
+
+    #[test]
+    fn istios_labels_decide_who_is_enrolled() {
+        for (namespace, pod, host_network, enrolled) in [
+            ("ambient", None, false, true),
+            ("ambient", Some("none"), false, false),
+            ("ambient", Some("ambient"), false, true),
+            ("ambient", None, true, false),
+            ("none", None, false, false),
+            ("none", Some("ambient"), false, true),
+            ("sidecar", Some("sidecar"), false, false),
+        ] {
+            let label = pod.map(|mode| format!("istio.io/dataplane-mode: {mode}"));
+            let snapshot = snapshot(&format!(
+                "{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, labels: {{istio.io/dataplane-mode: {namespace}}}}}}}\n---\n\
+                 {{kind: Pod, apiVersion: v1, metadata: {{name: web, namespace: shop, labels: {{{}}}}}, \
+                 spec: {{hostNetwork: {host_network}}}, status: {{podIP: 10.0.0.1}}}}\n",
+                label.unwrap_or_default()
+            ));
+            let workload = snapshot.workload("Kubernetes//Pod/shop/web").unwrap();
+            let expected = if enrolled { Protocol::Hbone } else { Protocol::Tcp };
+            assert_eq!(workload.protocol, expected, "{namespace} {pod:?} {host_network}");
+            assert_eq!(workload.addresses.is_empty(), host_network);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_left_out_and_named() {
+        let pod = |name: &str, spec: &str, ip: &str| {
+            format!(
+                "---\n{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, namespace: shop}}, spec: {{{spec}}}, status: {{podIP: '{ip}'}}}}\n"
+            )
+        };
+        for (yaml, workloads, hint) in [
+            (pod("a", "serviceAccountName: 'x/../y'", "10.0.0.1"), 0, "SPIFFE"),
+            (pod("a", "", "10.0.0.300"), 0, "10.0.0.300"),
+            (pod("a", "", "10.0.0.1") + &pod("b", "", "10.0.0.1"), 2, "10.0.0.1"),
+        ] {
+            let snapshot = snapshot(&yaml);
+            assert_eq!(snapshot.workloads().count(), workloads, "{yaml}");
+            let [problem] = snapshot.problems() else { panic!("{:?}", snapshot.problems()) };
+            assert!(problem.text.contains(hint), "{problem:?}");
+            assert!(problem.origin.to_string().starts_with("m.yaml:"));
+        }
+    }
+
+    #[test]
+    fn a_named_target_port_is_looked_up_in_each_pod() {
+        let snapshot = snapshot(
+            "{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: shop, labels: {app: x}}, \
+             spec: {containers: [{ports: [{name: web, containerPort: 8080}]}]}, status: {podIP: 10.0.0.1}}\n---\n\
+             {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: shop, labels: {app: x}}, \
+             spec: {containers: [{ports: [{name: web, containerPort: 9090}]}]}, status: {podIP: 10.0.0.2}}\n---\n\
+             {kind: Service, apiVersion: v1, metadata: {name: x, namespace: shop}, \
+             spec: {clusterIP: 10.96.0.1, selector: {app: x}, ports: [{port: 80, targetPort: web}]}}\n",
+        );
+        let service = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
+        let targets: Vec<_> = service.endpoints.values().map(|target| target[&80]).collect();
+        assert_eq!(targets, [8080, 9090]);
+    }
+}
