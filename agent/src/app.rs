@@ -31,7 +31,8 @@ use crate::{
     },
 };
 
-/// Pause before pods that could not be enrolled are tried again.
+/// Pause before pods that could not be enrolled are tried again, and before pods are looked at whose
+/// network namespace was made anew.
 const ENROL_PAUSE: Duration = Duration::from_secs(1);
 
 const ENROLLED: &str = "enrolment";
@@ -115,7 +116,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     let telemetry = Arc::new(Telemetry::new(config.limits.max_metric_series));
     let now = clock::wall();
     let ca = LocalCa::open(&config.ca.file, &config.trust_domain, config.ca.ttl, now)?;
-    let keeper = Keeper::new(ca, background.clone());
+    let keeper = Keeper::new(ca, config.ca.renew_at, background.clone());
     let settings = manifest::Settings {
         trust_domain: config.trust_domain.clone(),
         cluster: config.cluster.clone(),
@@ -126,8 +127,9 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
     let pool = Pool::new(limits, background.clone());
     let cluster: Arc<str> = config.cluster.as_str().into();
+    let places = Arc::new(Semaphore::new(config.limits.max_connections));
     let stories = Stories {
-        places: Arc::new(Semaphore::new(config.limits.max_connections)),
+        places: places.clone(),
         outbound: Outbound {
             snapshot: snapshot.clone(),
             pool: pool.clone(),
@@ -137,6 +139,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         inbound: Inbound {
             snapshot: snapshot.clone(),
             telemetry: telemetry.clone(),
+            places,
             cluster,
             drain: connections.clone(),
         },
@@ -216,13 +219,18 @@ impl Node {
     ) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let mut whole = false;
         loop {
-            let snapshot = snapshots.borrow_and_update().clone();
-            let whole = self.apply(&snapshot).await?;
-            let pause = if whole { Duration::MAX } else { ENROL_PAUSE };
+            if !whole || snapshots.has_changed().unwrap_or(true) || !self.enrolment.is_current() {
+                let snapshot = snapshots.borrow_and_update().clone();
+                whole = self.apply(&snapshot).await?;
+            }
             tokio::select! {
-                changed = snapshots.changed() => changed.context("the manifests are no longer followed")?,
-                () = tokio::time::sleep(pause) => {}
+                changed = snapshots.changed() => {
+                    changed.context("the manifests are no longer followed")?;
+                    whole = false;
+                }
+                () = tokio::time::sleep(ENROL_PAUSE) => {}
                 _ = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } } => return Ok(()),
                 () = quit.notified() => return Ok(()),
             }

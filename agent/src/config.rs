@@ -62,9 +62,11 @@ pub struct Manifests {
 pub struct Ca {
     /// Root certificate and key, one PEM file; made on first use, readable by its owner only.
     pub file: PathBuf,
-    /// Lifetime of a workload's certificate; it is renewed at half of it.
+    /// Lifetime of a workload's certificate.
     #[serde(with = "humantime_serde")]
     pub ttl: Duration,
+    /// The part of its life after which it is renewed, give or take 5 %.
+    pub renew_at: f64,
 }
 
 /// Which connections the kernel brings to the agent.
@@ -223,6 +225,9 @@ impl Config {
                 "`ca.ttl` is below two seconds: certificates would expire while they are made",
             ));
         }
+        if !(0.1..=0.9).contains(&self.ca.renew_at) {
+            return Err(wrong("`ca.renew_at` must be between 0.1 and 0.9"));
+        }
         if !self.listen.admin.ip().is_loopback() {
             return Err(wrong(
                 "`listen.admin` must be a loopback address: it answers without asking who asks",
@@ -249,7 +254,7 @@ fn cluster_domain() -> String {
 impl Default for Ca {
     fn default() -> Self {
         let file = PathBuf::from("/var/lib/culvert/ca.pem");
-        Self { file, ttl: Duration::from_secs(24 * 3600) }
+        Self { file, ttl: Duration::from_secs(24 * 3600), renew_at: 0.5 }
     }
 }
 

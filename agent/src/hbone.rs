@@ -17,7 +17,7 @@ use crate::identity::Identity;
 
 /// Bytes that a peer may send on one stream before we have passed them on (RFC 9113 §6.9.2).
 pub const STREAM_WINDOW: u32 = 4 << 20;
-/// The same for all streams of a connection together: four stalled ones do not stop the others.
+/// The same for all streams of a connection together: three stalled ones do not stop the others.
 pub const CONNECTION_WINDOW: u32 = 16 << 20;
 /// The largest frame that we accept (RFC 9113 §4.2).
 pub const FRAME_SIZE: u32 = 1 << 20;

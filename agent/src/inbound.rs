@@ -2,7 +2,11 @@
 //! Never: parses, touches socket options.
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 use crate::{
     discovery::Snapshot,
@@ -25,6 +29,8 @@ pub struct Inbound {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Where records go.
     pub telemetry: Arc<Telemetry>,
+    /// Places for connections, of which each tunnel takes one.
+    pub places: Arc<Semaphore>,
     /// The name that peers are told of this cluster.
     pub cluster: Arc<str>,
     /// Who owns the tasks of tunnels.
@@ -43,7 +49,7 @@ impl Inbound {
         };
         let on_connect = |incoming| {
             let (inbound, pod) = (self.clone(), pod.clone());
-            self.drain.spawn(inbound.tunnel(pod, source, incoming));
+            self.drain.spawn(inbound.tunnel(pod, (source, destination), incoming));
         };
         // Boxed, so that tunnels that live on do not pay for the handshake's room.
         let served =
@@ -80,10 +86,15 @@ impl Inbound {
     }
 
     /// Delivers one tunnel; what cannot be delivered is told to the peer as a status.
-    async fn tunnel(self, pod: Arc<LocalPod>, peer_address: SocketAddr, incoming: Incoming) {
+    async fn tunnel(
+        self,
+        pod: Arc<LocalPod>,
+        (peer_address, own_address): (SocketAddr, SocketAddr),
+        incoming: Incoming,
+    ) {
         let target = incoming.head.as_ref().ok().and_then(|head| address(&head.authority));
-        let fallback = SocketAddr::new(peer_address.ip(), 0);
-        let mut record = self.record(client(peer_address, &incoming), target.unwrap_or(fallback));
+        let target = target.unwrap_or(own_address);
+        let mut record = self.record(client(peer_address, &incoming), target);
         record.protocol = Protocol::Hbone;
         record.source.identity = Some(incoming.peer.clone());
         record.destination.workload = Some(pod.workload().clone());
@@ -91,6 +102,10 @@ impl Inbound {
         if let Ok(head) = &incoming.head {
             self.describe_peer(head, peer_address, &mut record);
         }
+        let Ok(_place) = self.places.try_acquire() else {
+            incoming.refuse(Reason::LimitExceeded.status());
+            return record.end(Reason::LimitExceeded, Some("limits.max_connections".into()));
+        };
         match self.join(&pod, peer_address, incoming, &mut record).await {
             Ok(ended) => record.end(Reason::from(ended), None),
             Err(failure) => record.end(failure.reason, Some(failure.detail)),
@@ -101,11 +116,15 @@ impl Inbound {
         &self,
         pod: &LocalPod,
         peer_address: SocketAddr,
-        incoming: Incoming,
+        mut incoming: Incoming,
         record: &mut Record,
     ) -> Result<Ended, Failure> {
+        let client = client(peer_address, &incoming);
         let reached = match local_target(pod, &incoming) {
-            Ok(target) => deliver(pod, target, client(peer_address, &incoming)).await,
+            Ok(target) => tokio::select! {
+                reached = deliver(pod, target, client) => reached,
+                () = incoming.given_up() => return Ok(Ended::ResetByClient),
+            },
             Err(failure) => Err(failure),
         };
         match reached {
@@ -148,7 +167,9 @@ async fn deliver(
     if pod.is_agent_port(target.port()) {
         return Err(Failure::new(Reason::Loop, "the port is one of the agent's own"));
     }
-    let dialled = timeout(CONNECT_TIMEOUT, pod.connect(target, Some(client))).await;
+    // An address of the other family means nothing to the application.
+    let client = Some(client).filter(|client| client.is_ipv4() == target.is_ipv4());
+    let dialled = timeout(CONNECT_TIMEOUT, pod.connect(target, client)).await;
     dialled
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|error| Failure::dial(&error))

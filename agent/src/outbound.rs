@@ -98,6 +98,11 @@ impl Outbound {
         loop {
             let snapshot = self.snapshot.borrow().clone();
             let hop = route::next_hop(&snapshot, pod.uid(), flow.destination, rand::random())?;
+            let address = flow.destination.ip();
+            if snapshot.is_partial() && hop.workload.is_none() && pod.is_mesh(address) {
+                let text = format!("{address} is of the mesh, but what describes it is damaged");
+                return Err(Failure::new(Reason::NoRoute, text));
+            }
             record.service.clone_from(&hop.service);
             record.destination.workload.clone_from(&hop.workload);
             let (reached, patient) = match &hop.via {

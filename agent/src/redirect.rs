@@ -51,6 +51,9 @@ pub enum Error {
         "the kernel does not see this agent's sockets: capture.node_cgroup must be above the agent's own control group"
     )]
     Blind,
+    /// Nobody says where the pod's network namespace is.
+    #[error("the annotation culvert.dev/netns is missing: it names the pod's network namespace")]
+    NoNamespace,
     /// More pods than there are places for.
     #[error("{0} pods are enrolled, which is the limit of one node")]
     Full(usize),

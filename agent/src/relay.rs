@@ -152,6 +152,8 @@ async fn pump(
         sink.put(bytes).await.map_err(|_| Side::Sink)?;
         count.fetch_add(length as u64, Ordering::Relaxed);
         source.release(length);
+        // Where both sides are always ready nothing else would let other connections run.
+        tokio::task::consume_budget().await;
     }
     // A side that is gone altogether when the other is done is no loss: its own direction has the
     // last word.

@@ -21,13 +21,19 @@ pub fn connect(pod: &Pod, role: u32, to: &Ip, is_mesh: impl FnOnce() -> bool) ->
     if role == ROLE_AGENT {
         return Connect::Pass(Why::ConnectAgent);
     }
-    if is_loopback(to) || same(to, &pod.ip4) || same(to, &pod.ip6) {
+    if is_own(pod, to) {
         return Connect::Pass(Why::ConnectLocal);
     }
     if pod.flags & POD_CAPTURE_ALL == 0 && !is_mesh() {
         return Connect::Pass(Why::ConnectNotMesh);
     }
     Connect::Redirect
+}
+
+/// Whether a destination is the pod itself.
+#[inline(always)]
+pub fn is_own(pod: &Pod, to: &Ip) -> bool {
+    is_loopback(to) || is_unspecified(to) || same(to, &pod.ip4) || same(to, &pod.ip6)
 }
 
 /// What becomes of a new connection that arrives at a pod.
@@ -90,6 +96,12 @@ pub const fn is_loopback(ip: &Ip) -> bool {
     zero && (v4 || v6)
 }
 
+/// Whether the address is 0.0.0.0 or ::, which as destinations mean the loopback.
+#[inline(always)]
+pub const fn is_unspecified(ip: &Ip) -> bool {
+    ip[0] == 0 && ip[1] == 0 && (ip[2] == MAPPED || ip[2] == 0) && ip[3] == 0
+}
+
 /// Whether the address is an IPv4 one.
 #[inline(always)]
 pub const fn is_mapped(ip: &Ip) -> bool {
@@ -130,6 +142,8 @@ mod tests {
             ("10.9.9.9", 0, POD_CAPTURE_ALL, Connect::Redirect),
             ("127.0.0.1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
             ("127.9.9.9", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("0.0.0.0", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+            ("::", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
             ("::1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
             ("10.1.0.2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
             ("fd00:1::2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),

@@ -11,10 +11,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use e2e::{Factory, until};
+use e2e::{Factory, Lab, until};
 use socket2::SockRef;
 
-use crate::mesh::{Mesh, ask, echo, is_cut, joined, say};
+use crate::mesh::{Mesh, ask, echo, is_cut, joined, pod, say};
 
 const GIB: usize = 1 << 30;
 /// Prime, so that a lost or doubled buffer of any round size shows.
@@ -219,20 +219,31 @@ fn a_pod_opens_more_connections_than_it_has_ports() -> Result<()> {
 
 #[test]
 fn connections_beyond_the_limit_are_reset_and_recorded() -> Result<()> {
-    let mesh = Mesh::with("[limits]\nmax_connections = 2")?;
-    let to = mesh.server.at(80);
-    echo(mesh.server.inside.listen(to)?);
-    let mut open = [mesh.client.inside.connect(to)?, mesh.client.inside.connect(to)?];
-    for stream in &mut open {
-        ask(stream, 1)?;
+    for limited in [1, 2] {
+        let lab = Lab::new(2)?;
+        lab.namespace("shop", true)?;
+        let (client, server) = (pod(&lab, 1, "client")?, pod(&lab, 2, "server")?);
+        // A connection that carries tunnels takes a place, and so does each tunnel in it.
+        let limit = format!("[limits]\nmax_connections = {}", 1 + limited);
+        let agents = [
+            lab.agent_with(1, if limited == 1 { &limit } else { "" })?,
+            lab.agent_with(2, if limited == 2 { &limit } else { "" })?,
+        ];
+        let to = server.at(80);
+        echo(server.inside.listen(to)?);
+        let mut open = [client.inside.connect(to)?, client.inside.connect(to)?];
+        for stream in &mut open {
+            ask(stream, 1)?;
+        }
+        is_cut(&client.inside, to, b"hello")?;
+        let agent = &agents[limited - 1];
+        let record = agent.record("it was recorded", |r| r.reason == "limit_exceeded");
+        assert!(record.error.is_some_and(|error| error.contains("limits.max_connections")));
+        drop(open);
+        until("there is room again", || {
+            let again = client.inside.connect(to).map(|mut stream| ask(&mut stream, 2));
+            matches!(again, Ok(Ok(())))
+        });
     }
-    is_cut(&mesh.client.inside, to, b"hello")?;
-    let record = mesh.a1.record("it was recorded", |r| r.reason == "limit_exceeded");
-    assert!(record.error.is_some_and(|error| error.contains("limits.max_connections")));
-    drop(open);
-    until("there is room again", || {
-        let again = mesh.client.inside.connect(to).map(|mut stream| ask(&mut stream, 2));
-        matches!(again, Ok(Ok(())))
-    });
     Ok(())
 }

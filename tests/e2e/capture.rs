@@ -185,3 +185,22 @@ fn a_service_address_is_spread_over_its_endpoints() -> Result<()> {
     assert!(record.error.is_some_and(|error| error.contains("81")));
     Ok(())
 }
+
+#[test]
+fn a_socket_that_is_bound_already_keeps_its_port_and_its_address() -> Result<()> {
+    let mesh = Mesh::new()?;
+    let listener = mesh.server.inside.listen(mesh.server.at(80))?;
+    for (own, seen) in [
+        ("0.0.0.0:4321".parse::<SocketAddr>()?, mesh.client.at(4321)),
+        (mesh.client.at(4322), mesh.client.at(4322)),
+    ] {
+        let socket = mesh.client.inside.tcp(own)?;
+        socket.bind(&own.into())?;
+        socket.connect(&mesh.server.at(80).into())?;
+        let (_far, peer) = listener.accept()?;
+        assert_eq!(socket.local_addr()?.as_socket(), Some(seen));
+        assert_eq!(socket.peer_addr()?.as_socket(), Some(mesh.server.at(80)));
+        assert_eq!(peer, seen);
+    }
+    Ok(())
+}

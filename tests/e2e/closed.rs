@@ -1,7 +1,7 @@
 //! Fail closed: what happens while no agent runs, and what is left when it is unloaded.
 use std::{
     fs,
-    io::{ErrorKind, Read},
+    io::{ErrorKind, Read, Write},
 };
 
 use anyhow::Result;
@@ -30,6 +30,7 @@ fn while_the_agent_is_dead_nothing_leaves_in_the_clear_and_nothing_enters() -> R
 
     mesh.a1.kill()?;
     assert!(open.read(&mut [0; 8]).is_err(), "a connection ended as if it were whole");
+    let _ = open.write_all(SECRET);
     for _ in 0..20 {
         let error = mesh.client.inside.connect(to).expect_err("no agent, no connection");
         let refused = error.downcast::<std::io::Error>()?;
@@ -133,5 +134,63 @@ fn agents_whose_programs_are_gone_attach_them_again() -> Result<()> {
     fs::remove_dir_all(lab.nodes[0].pin())?;
     agent.restart()?;
     assert_eq!(agent.kernel("connect_redirected")?, 0);
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_starts_with_a_damaged_folder_opens_nothing() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let to = mesh.server.at(80);
+    echo(mesh.server.inside.listen(to)?);
+    ask(&mut mesh.client.inside.connect(to)?, 1)?;
+    for (file, damaged) in [
+        ("pod-shop-server.yaml", "kind: ["),
+        ("namespace-shop.yaml", "kind: ["),
+        ("pod-shop-client.yaml", "kind: ["),
+    ] {
+        mesh.a1.kill()?;
+        let good = fs::read_to_string(mesh.lab.manifests().join(file))?;
+        mesh.lab.apply(file, damaged)?;
+        let wire = mesh.lab.capture()?;
+        mesh.a1.restart()?;
+        if let Ok(mut stream) = mesh.client.inside.connect(to) {
+            let _ = stream.write_all(SECRET);
+            let _ = stream.read(&mut [0; 8]);
+        }
+        let frames = wire.finish();
+        assert!(!contains(&frames, SECRET), "{file} was damaged, and a byte left in the clear");
+        mesh.lab.apply(file, &good)?;
+        until("all is well again", || {
+            let asked = mesh.client.inside.connect(to).map(|mut stream| ask(&mut stream, 2));
+            matches!(asked, Ok(Ok(())))
+        });
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_whose_addresses_change_is_never_open_meanwhile() -> Result<()> {
+    let mesh = Mesh::new()?;
+    let to = mesh.server.at(80);
+    echo(mesh.server.inside.listen(to)?);
+    let traffic = crate::mesh::Traffic::start(&mesh.client.inside, to, 2)?;
+    let wire = mesh.lab.capture()?;
+    let manifest = fs::read_to_string(mesh.lab.manifests().join("pod-shop-client.yaml"))?;
+    let fewer: String = manifest
+        .lines()
+        .filter(|l| !l.contains("podIPs"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    for (text, addresses) in [(&fewer, 1), (&manifest, 2), (&fewer, 1), (&manifest, 2)] {
+        mesh.lab.apply("pod-shop-client.yaml", text)?;
+        until("the agent took it", || {
+            let dump = mesh.a1.dump().unwrap_or_default();
+            let workloads = dump["workloads"].as_array().cloned().unwrap_or_default();
+            let client = workloads.iter().find(|workload| workload["name"] == "client");
+            client.is_some_and(|w| w["workloadIps"].as_array().map(Vec::len) == Some(addresses))
+        });
+        traffic.goes_on("a change of addresses");
+    }
+    traffic.end()?;
+    assert_eq!(server_ports(&wire.finish()), std::collections::BTreeSet::from([15008]));
     Ok(())
 }

@@ -13,6 +13,7 @@ pub struct Snapshot {
     by_vip: HashMap<IpAddr, Arc<Service>>,
     by_name: HashMap<Arc<str>, Arc<Service>>,
     problems: Vec<Problem>,
+    partial: bool,
 }
 
 impl Snapshot {
@@ -36,6 +37,17 @@ impl Snapshot {
             }
         }
         snapshot
+    }
+
+    /// The same, with the note that declarations may be missing which nobody could read.
+    pub fn partial(mut self, partial: bool) -> Self {
+        self.partial = partial;
+        self
+    }
+
+    /// Whether declarations may be missing: what is not here may exist all the same.
+    pub fn is_partial(&self) -> bool {
+        self.partial
     }
 
     /// The workload with this address.

@@ -30,7 +30,7 @@ pub enum Host {
 pub struct AuthorityError;
 
 /// The longest host name of DNS (RFC 1035 §2.3.4).
-const LONGEST_NAME: usize = 253;
+pub(super) const LONGEST_NAME: usize = 253;
 
 impl FromStr for Authority {
     type Err = AuthorityError;

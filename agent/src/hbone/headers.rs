@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use http::{HeaderMap, HeaderValue};
 
-use super::Authority;
+use super::{Authority, authority::LONGEST_NAME};
 
 /// Everything that a CONNECT says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +139,8 @@ impl Baggage {
                 "service.version" => &mut baggage.revision,
                 _ => continue,
             };
-            *field = Some(value.to_owned());
+            // Longer is no name that Kubernetes gives: it would only fill memory.
+            *field = Some(value.to_owned()).filter(|value| value.len() <= LONGEST_NAME);
         }
         baggage
     }

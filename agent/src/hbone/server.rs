@@ -1,6 +1,6 @@
 //! Shell: accepts a peer's connection and yields its CONNECTs; answers as it is told.
 //! Never: judges.
-use std::{io, sync::Arc};
+use std::{future::poll_fn, io, sync::Arc};
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
@@ -93,6 +93,12 @@ impl Incoming {
         write_baggage(response.headers_mut(), baggage);
         let send = self.respond.send_response(response, false).map_err(io::Error::other)?;
         Ok(Tunnel { send, receive: self.receive, permit: None })
+    }
+
+    /// Waits until the peer gives the stream up.
+    pub async fn given_up(&mut self) {
+        // An error means that the whole connection is gone.
+        let _ = poll_fn(|context| self.respond.poll_reset(context)).await;
     }
 
     /// Answers with a status and nothing else.

@@ -20,6 +20,7 @@ use crate::{clock, drain::Drain};
 #[derive(Clone, Debug)]
 pub struct Keeper {
     ca: Arc<LocalCa>,
+    renew_at: f64,
     held: Arc<Mutex<HashMap<Identity, Weak<Held>>>>,
     drain: Drain,
 }
@@ -35,9 +36,10 @@ struct Held {
 }
 
 impl Keeper {
-    /// A keeper that asks `ca`, and renews for as long as `drain` lets it.
-    pub fn new(ca: LocalCa, drain: Drain) -> Self {
-        Self { ca: Arc::new(ca), held: Arc::default(), drain }
+    /// A keeper that asks `ca`, and renews when the part `renew_at` of a certificate's life is over,
+    /// for as long as `drain` lets it.
+    pub fn new(ca: LocalCa, renew_at: f64, drain: Drain) -> Self {
+        Self { ca: Arc::new(ca), renew_at, held: Arc::default(), drain }
     }
 
     /// Certificates for `identity`: from now on, until the last lease is dropped.
@@ -49,7 +51,7 @@ impl Keeper {
         held.retain(|_, held| held.strong_count() > 0);
         let stop = CancellationToken::new();
         let current = watch::Sender::new(None);
-        let renewal = renew(self.ca.clone(), identity.clone(), current.clone());
+        let renewal = renew(self.ca.clone(), identity.clone(), self.renew_at, current.clone());
         let stopped = stop.clone();
         self.drain.spawn(async move {
             stopped.run_until_cancelled(renewal).await;
@@ -86,6 +88,7 @@ impl Lease {
 async fn renew(
     ca: Arc<LocalCa>,
     identity: Identity,
+    part: f64,
     current: watch::Sender<Option<Arc<Credentials>>>,
 ) {
     let mut failures = 0;
@@ -94,8 +97,7 @@ async fn renew(
             Ok(credentials) => {
                 failures = 0;
                 let svid = &credentials.svid;
-                let pause =
-                    renew_after(svid.not_before, svid.not_after, clock::wall(), rand::random());
+                let pause = renew_after(clock::wall(), svid.not_after, part, rand::random());
                 tracing::debug!(%identity, serial = svid.serial, "certificate issued");
                 current.send_replace(Some(Arc::new(credentials)));
                 pause

@@ -7,20 +7,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause between tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long to wait before a certificate is renewed: until half of its life is over, give or take
-/// 5 %, so that the certificates of a node do not all come due at once.
-/// `random` is uniform in 0..=`u64::MAX`.
-pub fn renew_after(
-    not_before: SystemTime,
-    not_after: SystemTime,
-    now: SystemTime,
-    random: u64,
-) -> Duration {
-    let life = not_after.duration_since(not_before).unwrap_or_default();
+/// How long to wait before a certificate is renewed that was issued just now: until `part` of its
+/// life is over, give or take 5 % of that, so that the certificates of a node do not all come due
+/// at once. `random` is uniform in 0..=`u64::MAX`.
+pub fn renew_after(issued: SystemTime, not_after: SystemTime, part: f64, random: u64) -> Duration {
+    let life = not_after.duration_since(issued).unwrap_or_default();
     #[expect(clippy::cast_precision_loss, reason = "a jitter needs no precision")]
     let jitter = 0.95 + 0.1 * (random as f64 / u64::MAX as f64);
-    let due = not_before + (life / 2).mul_f64(jitter);
-    due.duration_since(now).unwrap_or_default()
+    life.mul_f64(part * jitter)
 }
 
 /// How long to wait after the `failures`th failure in a row (from 1): doubling, with full jitter in
@@ -43,10 +37,12 @@ mod tests {
     #[test]
     fn renewal_is_due_around_half_of_the_life() {
         let start = SystemTime::UNIX_EPOCH + 1000 * HOUR;
-        let wait = |now, random| renew_after(start, start + 24 * HOUR, now, random);
-        assert_eq!(wait(start, 0), HOUR.mul_f64(11.4));
-        assert_eq!(wait(start, u64::MAX), HOUR.mul_f64(12.6));
-        assert_eq!(wait(start + 20 * HOUR, u64::MAX), Duration::ZERO);
+        let wait = |life, part, random| renew_after(start, start + life, part, random);
+        assert_eq!(wait(24 * HOUR, 0.5, 0), HOUR.mul_f64(11.4));
+        assert_eq!(wait(24 * HOUR, 0.5, u64::MAX), HOUR.mul_f64(12.6));
+        assert!(wait(24 * HOUR, 0.9, u64::MAX) < 24 * HOUR);
+        assert!(wait(Duration::from_secs(2), 0.5, 0) > Duration::from_millis(900));
+        assert_eq!(wait(Duration::ZERO, 0.5, 0), Duration::ZERO);
     }
 
     #[test]

@@ -35,15 +35,14 @@ const CGROUP: &str = "culvert.dev/cgroup";
 /// Turns the folder's objects into a snapshot. Objects that make no sense are left out and named.
 pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
     let (objects, problems) = folder.objects();
+    let partial = folder.is_partial();
     let mut mesh = Mesh { settings, problems, pods: Vec::new(), by_namespace: HashMap::new() };
     let enrolled = enrolled_namespaces(&objects);
     for found in &objects {
         if let Object::Pod(pod) = &found.object {
-            mesh.pod(
-                pod,
-                &found.origin,
-                enrolled.get(pod.metadata.namespace.as_str()) == Some(&true),
-            );
+            // A namespace that nothing declares may stand in the damaged file.
+            let enrolled = enrolled.get(pod.metadata.namespace.as_str()).copied();
+            mesh.pod(pod, &found.origin, enrolled.unwrap_or(partial));
         }
     }
     mesh.report_shared_addresses();
@@ -54,7 +53,7 @@ pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
         }
     }
     let workloads = mesh.pods.into_iter().map(|(workload, _)| workload).collect();
-    Snapshot::new(workloads, services, mesh.problems)
+    Snapshot::new(workloads, services, mesh.problems).partial(partial)
 }
 
 fn enrolled_namespaces<'a>(objects: &[&'a Found]) -> HashMap<&'a str, bool> {

@@ -36,6 +36,8 @@ struct File {
     text: Option<String>,
     objects: BTreeMap<Name, Found>,
     problems: Vec<Problem>,
+    /// It could be read as a whole, now or earlier: its last good version is known.
+    was_whole: bool,
 }
 
 impl Folder {
@@ -55,13 +57,18 @@ impl Folder {
         let file = self.files.entry(path.clone()).or_default();
         match text {
             Ok(text) if file.text.as_ref() == Some(&text) => return false,
-            Ok(text) => *file = parse(&path, text, &file.objects),
+            Ok(text) => *file = parse(&path, text, file),
             Err(error) => {
                 file.problems = vec![problem(&path, 1, format!("cannot be read: {error}"))];
                 file.text = None;
             }
         }
         true
+    }
+
+    /// Whether objects are missing that nobody has seen: a file was damaged from the start.
+    pub(super) fn is_partial(&self) -> bool {
+        self.files.values().any(|file| !file.was_whole)
     }
 
     /// All objects, each name once, in the order of files; and everything that is wrong.
@@ -90,7 +97,7 @@ fn twice((kind, namespace, name): &Name, first: &Origin, second: &Origin) -> Pro
 
 /// Parses a file. While any of its documents is broken, objects of its last good version that are
 /// missing now may be the broken ones, and stay.
-fn parse(path: &Arc<str>, text: String, last_good: &BTreeMap<Name, Found>) -> File {
+fn parse(path: &Arc<str>, text: String, last: &File) -> File {
     let mut file = File::default();
     for (line, document) in documents(&text) {
         let origin = Origin { file: path.clone(), line };
@@ -99,8 +106,9 @@ fn parse(path: &Arc<str>, text: String, last_good: &BTreeMap<Name, Found>) -> Fi
         }
     }
     file.text = Some(text);
+    file.was_whole = last.was_whole || file.problems.is_empty();
     if !file.problems.is_empty() {
-        for (name, found) in last_good {
+        for (name, found) in &last.objects {
             file.objects.entry(name.clone()).or_insert_with(|| found.clone());
         }
     }

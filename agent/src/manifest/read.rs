@@ -54,7 +54,6 @@ pub async fn watch(
     };
     let watching = |error| Error::Watch(directory.into(), error);
     let mut watcher = notify::recommended_watcher(notified).map_err(watching)?;
-    contents(directory).map_err(|error| Error::Folder(directory.into(), error))?;
     watcher.watch(directory, RecursiveMode::Recursive).map_err(watching)?;
     let mut reader = Reader {
         directory: directory.into(),
@@ -62,7 +61,8 @@ pub async fn watch(
         folder: Folder::default(),
         known: HashSet::new(),
     };
-    let first = reader.read().unwrap_or_default();
+    let found = contents(directory).map_err(|error| Error::Folder(directory.into(), error))?;
+    let first = reader.take(found).unwrap_or_default();
     let (sender, receiver) = watch::channel(Arc::new(first));
     let stop = drain.clone();
     drain.spawn(async move {
@@ -89,6 +89,9 @@ pub async fn watch(
     Ok(receiver)
 }
 
+/// Path → text, or why it cannot be read.
+type Contents = BTreeMap<Arc<str>, Result<String, String>>;
+
 struct Reader {
     directory: PathBuf,
     settings: Settings,
@@ -106,6 +109,10 @@ impl Reader {
                 return None;
             }
         };
+        self.take(contents)
+    }
+
+    fn take(&mut self, contents: Contents) -> Option<Snapshot> {
         if !self.folder.update(contents) {
             return None;
         }
@@ -131,7 +138,7 @@ impl Reader {
 }
 
 /// All files of the folder that look like manifests.
-fn contents(directory: &Path) -> io::Result<BTreeMap<Arc<str>, Result<String, String>>> {
+fn contents(directory: &Path) -> io::Result<Contents> {
     let mut contents = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

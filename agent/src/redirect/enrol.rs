@@ -98,6 +98,11 @@ impl LocalPod {
         self.released.cancelled().await;
     }
 
+    /// Whether the kernel takes the address for one of the mesh's.
+    pub fn is_mesh(&self, address: IpAddr) -> bool {
+        self.maps.is_mesh(address)
+    }
+
     pub(super) fn original_destination(&self, stream: &TcpStream) -> Option<SocketAddr> {
         self.maps.original_destination(stream)
     }
@@ -109,6 +114,7 @@ pub struct Enrolment {
     node: String,
     settings: Settings,
     capture_all: bool,
+    crowded: bool,
     attachment: Attachment,
     maps: Arc<Maps>,
     pods: HashMap<Arc<str>, Arc<LocalPod>>,
@@ -132,7 +138,17 @@ impl Enrolment {
         maps.set_node(listener::node_cookie(&maps)?)?;
         let slots = maps.slots()?;
         let pods = HashMap::new();
-        Ok(Self { node, settings, capture_all, attachment, maps, pods, slots, drain })
+        Ok(Self {
+            node,
+            settings,
+            capture_all,
+            crowded: false,
+            attachment,
+            maps,
+            pods,
+            slots,
+            drain,
+        })
     }
 
     /// Counters of the kernel's programs, for metrics and dumps.
@@ -179,35 +195,56 @@ impl Enrolment {
         self.release_unwanted(&wanted)?;
         let mut failed = Vec::new();
         for workload in wanted.values() {
-            if self.pods.contains_key(&workload.uid) {
+            let earlier = self.pods.get(&workload.uid).cloned();
+            if earlier.as_ref().is_some_and(|pod| same_pod(workload, pod)) {
                 continue;
             }
             let lease = hold(workload);
             lease.ready().await;
             match self.enrol(workload.clone(), lease) {
-                Ok((pod, listeners)) => self.serve(&pod, listeners, &serve)?,
+                Ok((pod, listeners)) => {
+                    self.serve(&pod, listeners, &serve)?;
+                    earlier.map_or(Ok(()), |earlier| self.supersede(earlier, &pod))?;
+                }
                 Err(error) => failed.push((workload.uid.clone(), error)),
             }
         }
-        // With a damaged folder nobody can say which pods should be gone: those that an earlier
-        // agent enrolled stay closed rather than open.
-        if snapshot.problems().is_empty() && failed.is_empty() {
+        // While a file was never read whole, nobody can say which pods should be gone: those that
+        // an earlier agent enrolled stay closed rather than open.
+        if !snapshot.is_partial() && failed.is_empty() {
             self.release_orphans()?;
         }
         Ok(failed)
     }
 
-    fn sync_destinations(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let mut addresses: HashSet<IpAddr> = snapshot.addresses().collect();
-        if addresses.len() > MAX_DESTINATIONS {
-            tracing::error!(
-                addresses = addresses.len(),
+    /// Whether every enrolled pod still has the namespace that it was enrolled with.
+    pub fn is_current(&self) -> bool {
+        let current = |pod: &Arc<LocalPod>| {
+            let path = pod.workload.netns.as_ref();
+            path.is_none_or(|path| same_file(path, pod.netns.file()))
+        };
+        self.pods.values().all(current)
+    }
+
+    /// What a damaged folder no longer names may still be of the mesh, and stays captured. With more
+    /// destinations than the kernel has room for, all are captured.
+    fn sync_destinations(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        let addresses: HashSet<IpAddr> = snapshot.addresses().take(MAX_DESTINATIONS + 1).collect();
+        let crowded = addresses.len() > MAX_DESTINATIONS;
+        if crowded != self.crowded {
+            tracing::warn!(
                 limit = MAX_DESTINATIONS,
-                "too many destinations: those beyond the limit are not captured"
+                crowded,
+                "more destinations than the kernel has room for: every connection of enrolled pods is captured"
             );
-            addresses = addresses.into_iter().take(MAX_DESTINATIONS).collect();
+            self.crowded = crowded;
+            for pod in self.pods.values() {
+                self.maps.set_pod(pod.cookie, &self.entry(&pod.workload, pod.ports[0]))?;
+            }
         }
-        self.maps.sync_mesh(&addresses)?;
+        if !crowded {
+            self.maps.sync_mesh(&addresses, !snapshot.is_partial())?;
+        }
         self.maps.sync_prefixes(&[])
     }
 
@@ -216,24 +253,40 @@ impl Enrolment {
             .workloads()
             .filter(|workload| *workload.node == *self.node)
             .filter(|workload| workload.protocol == Protocol::Hbone)
-            .filter(|workload| workload.netns.is_some() && !workload.addresses.is_empty())
+            .filter(|workload| !workload.addresses.is_empty())
             .map(|workload| (workload.uid.clone(), workload.clone()))
             .collect()
     }
 
     fn release_unwanted(&mut self, wanted: &HashMap<Arc<str>, Arc<Workload>>) -> Result<(), Error> {
-        let stays = |pod: &LocalPod| wanted.get(pod.uid()).is_some_and(|now| same_pod(now, pod));
-        let gone: Vec<_> = self.pods.values().filter(|pod| !stays(pod)).cloned().collect();
+        let unwanted = |pod: &&Arc<LocalPod>| !wanted.contains_key(pod.uid());
+        let gone: Vec<_> = self.pods.values().filter(unwanted).cloned().collect();
         for pod in gone {
             self.pods.remove(pod.uid());
             self.release(pod.cookie, &pod.workload.addresses)?;
             tracing::info!(pod = %pod.uid(), "pod released");
-            self.drain.spawn(async move {
-                tokio::time::sleep(LINGER).await;
-                pod.released.cancel();
-            });
+            self.retire(pod);
         }
         Ok(())
+    }
+
+    /// Ends what `pod`, enrolled by now, has taken over. At no moment was the pod open.
+    fn supersede(&mut self, earlier: Arc<LocalPod>, pod: &LocalPod) -> Result<(), Error> {
+        if earlier.cookie == pod.cookie {
+            self.forget(&earlier.workload.addresses)?;
+        } else {
+            self.release(earlier.cookie, &earlier.workload.addresses)?;
+        }
+        self.retire(earlier);
+        Ok(())
+    }
+
+    /// Connections that are on their way still arrive.
+    fn retire(&self, pod: Arc<LocalPod>) {
+        self.drain.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            pod.released.cancel();
+        });
     }
 
     /// Releases what an earlier agent enrolled and nobody wants.
@@ -243,7 +296,9 @@ impl Enrolment {
             self.pods.values().flat_map(|pod| pod.workload.addresses.iter().copied()).collect();
         let orphaned: Vec<_> =
             self.slots.keys().filter(|address| !owned.contains(address)).copied().collect();
-        for cookie in self.maps.pods()?.difference(&known) {
+        let mut found = self.maps.pods()?;
+        found.extend(self.attachment.pods()?);
+        for cookie in found.difference(&known) {
             self.release(*cookie, &[])?;
         }
         self.forget(&orphaned)
@@ -256,8 +311,11 @@ impl Enrolment {
         self.forget(addresses)
     }
 
+    /// Except what another pod has by now: addresses wander.
     fn forget(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        for address in addresses {
+        let owned: HashSet<IpAddr> =
+            self.pods.values().flat_map(|pod| pod.workload.addresses.iter().copied()).collect();
+        for address in addresses.iter().filter(|address| !owned.contains(address)) {
             self.maps.remove_address(*address)?;
             self.slots.remove(address);
         }
@@ -272,7 +330,7 @@ impl Enrolment {
         credentials: Lease,
     ) -> Result<(Arc<LocalPod>, Listeners), Error> {
         self.check_cgroup(&workload)?;
-        let path = workload.netns.clone().unwrap_or_default();
+        let path = workload.netns.clone().ok_or(Error::NoNamespace)?;
         let netns = Netns::open(&path)
             .map_err(|source| Error::file("open the network namespace", &path, source))?;
         reuse_waiting_ports(&netns);
@@ -333,7 +391,7 @@ impl Enrolment {
             ip4: first(true),
             ip6: first(false),
             outbound_port: outbound_port.to_be(),
-            flags: if self.capture_all { abi::POD_CAPTURE_ALL } else { 0 },
+            flags: if self.capture_all || self.crowded { abi::POD_CAPTURE_ALL } else { 0 },
         }
     }
 

@@ -3,7 +3,7 @@
 use aya::{
     maps::MapType,
     programs::ProgramType,
-    sys::{is_map_supported, is_program_supported},
+    sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 
 /// One feature that capture is built on.
@@ -29,8 +29,25 @@ pub fn features() -> Vec<Feature> {
         since,
         present: is_map_supported(kind).map_err(|error| error.to_string()),
     };
+    let helper = |name, since, kind, helper| Feature {
+        name,
+        since,
+        present: is_helper_supported(kind, helper).map_err(|error| error.to_string()),
+    };
     vec![
         program("cgroup/connect and getpeername programs", "5.8", ProgramType::CgroupSockAddr),
+        helper(
+            "bpf_set_retval in cgroup/connect programs",
+            "5.18",
+            ProgramType::CgroupSockAddr,
+            BpfHelper::BPF_FUNC_set_retval,
+        ),
+        helper(
+            "bpf_get_netns_cookie in sockops programs",
+            "5.15",
+            ProgramType::SockOps,
+            BpfHelper::BPF_FUNC_get_netns_cookie,
+        ),
         program("sockops programs", "4.13", ProgramType::SockOps),
         program("sk_lookup programs", "5.9", ProgramType::SkLookup),
         map("socket storage", "5.2", MapType::SkStorage),

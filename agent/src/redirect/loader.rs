@@ -84,6 +84,12 @@ impl Attachment {
         EbpfLogger::init_from_id(steer.info().ok()?.id()).ok()
     }
 
+    /// The namespaces that have a link, by their cookies.
+    pub(super) fn pods(&self) -> Result<Vec<u64>, Error> {
+        let cookie = |name: &String| name.split('-').next()?.parse().ok();
+        Ok(names(&self.pods)?.iter().filter_map(cookie).collect())
+    }
+
     /// Ends it.
     pub(super) fn detach_pod(&self, cookie: u64) -> Result<(), Error> {
         self.detach(cookie, |_| true)
@@ -105,26 +111,40 @@ pub(super) fn versioned(pin: &Path) -> PathBuf {
     pin.join(format!("v{}", abi::VERSION))
 }
 
-/// Removes every link, program and map that agents with these settings pinned.
+/// Removes every link, program and map that agents with these settings pinned, and nothing else.
 /// Says how many pins there were.
 ///
 /// # Errors
-/// When a pin cannot be removed.
+/// When `pin` is not on a BPF file system, or a pin cannot be removed.
 pub fn unload(pin: &Path) -> Result<usize, Error> {
     if !pin.exists() {
         return Ok(0);
     }
+    require_bpffs(pin)?;
+    let ours = |name: &String| name.strip_prefix('v').is_some_and(|v| v.parse::<u32>().is_ok());
     let mut removed = 0;
-    for name in names(pin)? {
-        let path = pin.join(name);
+    for name in names(pin)?.into_iter().filter(ours) {
+        removed += remove_tree(&pin.join(name))?;
+    }
+    if names(pin)?.is_empty() {
+        fs::remove_dir(pin).map_err(|source| Error::file("remove", pin, source))?;
+    }
+    Ok(removed)
+}
+
+/// Removes a directory that we made, and says how many pins were in it.
+fn remove_tree(directory: &Path) -> Result<usize, Error> {
+    let mut removed = 0;
+    for name in names(directory)? {
+        let path = directory.join(name);
         if path.is_dir() {
-            removed += unload(&path)?;
+            removed += remove_tree(&path)?;
         } else {
             remove_file(&path)?;
             removed += 1;
         }
     }
-    fs::remove_dir(pin).map_err(|source| Error::file("remove", pin, source))?;
+    fs::remove_dir(directory).map_err(|source| Error::file("remove", directory, source))?;
     Ok(removed)
 }
 
@@ -161,7 +181,7 @@ fn require_features() -> Result<(), Error> {
 /// program for pods is pinned last: its presence says that the generation is whole.
 fn install(settings: &Settings, directory: &Path, own: &Path) -> Result<(), Error> {
     if own.exists() {
-        unload(own)?;
+        remove_tree(own)?;
     }
     create(own)?;
     let mut loader = EbpfLoader::new();
@@ -171,7 +191,7 @@ fn install(settings: &Settings, directory: &Path, own: &Path) -> Result<(), Erro
     let mut object = loader.load(OBJECT).map_err(load("the embedded object"))?;
     let installed = attach(&mut object, settings, own);
     if installed.is_err() {
-        unload(own)?;
+        remove_tree(own)?;
     }
     installed
 }
@@ -223,7 +243,7 @@ fn generation(settings: &Settings) -> Result<String, Error> {
 fn remove_other_generations(directory: &Path, generation: &str) -> Result<(), Error> {
     for name in names(directory)? {
         if name.starts_with("programs-") && name != generation {
-            unload(&directory.join(name))?;
+            remove_tree(&directory.join(name))?;
         }
     }
     Ok(())

@@ -186,8 +186,14 @@ impl Maps {
         absent_is_fine(self.tables().pods.remove(&netns)).map_err(named("PODS"))
     }
 
-    /// Makes the kernel's set of mesh addresses equal to `wanted`, changing only what differs.
-    pub(super) fn sync_mesh(&self, wanted: &HashSet<IpAddr>) -> Result<(), Error> {
+    /// Whether the address is captured.
+    pub(super) fn is_mesh(&self, address: IpAddr) -> bool {
+        self.tables().mesh.get(&addresses::key(address), 0).is_ok()
+    }
+
+    /// Adds to the kernel's set of mesh addresses what is `wanted`, and, with `whole`, removes the
+    /// rest. Changes only what differs.
+    pub(super) fn sync_mesh(&self, wanted: &HashSet<IpAddr>, whole: bool) -> Result<(), Error> {
         let mut tables = self.tables();
         let present: HashSet<IpAddr> = tables
             .mesh
@@ -198,7 +204,7 @@ impl Maps {
         for address in wanted.difference(&present) {
             tables.mesh.insert(addresses::key(*address), 1, 0).map_err(named("MESH"))?;
         }
-        for address in present.difference(wanted) {
+        for address in present.difference(wanted).filter(|_| whole) {
             absent_is_fine(tables.mesh.remove(&addresses::key(*address))).map_err(named("MESH"))?;
         }
         Ok(())

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{Ip, MAPPED, Mark, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_NONE, ip_bytes},
-    decide::{Connect, connect, is_loopback, is_mapped},
+    decide::{Connect, connect, is_mapped, is_own},
     why::Why,
 };
 
@@ -73,7 +73,9 @@ unsafe fn dial(ctx: &SockAddrContext, to: Ip, family: Family) -> i32 {
         if socket.is_null() {
             return refuse();
         }
-        let role = forget_earlier_destination(socket, &to);
+        let port = read(&raw const (*sa).user_port) as u16;
+        let rewritten = port == pod.outbound_port && is_own(pod, &to);
+        let role = forget_earlier_destination(socket, rewritten);
         if let Connect::Pass(why) = connect(pod, role, &to, || is_mesh(&to)) {
             count(why);
             return PASS;
@@ -94,13 +96,13 @@ unsafe fn dial(ctx: &SockAddrContext, to: Ip, family: Family) -> i32 {
 /// not colour the new connection. While an agent replaces its programs two generations run one
 /// after the other; the second finds the destination rewritten already and leaves the mark alone.
 #[inline(always)]
-unsafe fn forget_earlier_destination(socket: *mut c_void, to: &Ip) -> u32 {
+unsafe fn forget_earlier_destination(socket: *mut c_void, rewritten: bool) -> u32 {
     // SAFETY: the caller checked the socket for null.
     unsafe {
         let Some(mark) = mark_of(socket) else {
             return ROLE_NONE;
         };
-        if (*mark).role == ROLE_DIALLED && !is_loopback(to) {
+        if (*mark).role == ROLE_DIALLED && !rewritten {
             (*mark).role = ROLE_NONE;
         }
         (*mark).role
@@ -120,7 +122,8 @@ fn is_mesh(to: &Ip) -> bool {
 /// Points the socket at the agent. All redirected connections of a pod share one destination, so
 /// that must be a loopback address: only there does the kernel reuse ports that wait (TIME_WAIT)
 /// fast enough. Binding to the pod's address first keeps `getsockname()` true. A socket that is
-/// tied to an interface cannot reach the loopback; the pod's own address works for it.
+/// tied to an interface cannot reach the loopback, and one that is bound to a port already would
+/// get the loopback for its own address; for those the pod's own address works.
 #[inline(always)]
 unsafe fn redirect(sa: *mut bpf_sock_addr, pod: &Pod, to: &Ip, family: Family) {
     // SAFETY: fields of the context are read and written as the verifier allows.
@@ -129,11 +132,9 @@ unsafe fn redirect(sa: *mut bpf_sock_addr, pod: &Pod, to: &Ip, family: Family) {
         let tied = !socket.is_null() && read(&raw const (*socket).bound_dev_if) != 0;
         let mapped = is_mapped(to);
         let own = if mapped { pod.ip4 } else { pod.ip6 };
-        if !tied {
-            bind(sa, &own, family);
-        }
+        let bound = !tied && bind(sa, &own, family);
         let loopback = if mapped { 0x7f00_0001_u32.to_be() } else { 1_u32.to_be() };
-        let target = if tied { own } else { [0, 0, own_third_word(mapped), loopback] };
+        let target = if bound { [0, 0, own_third_word(mapped), loopback] } else { own };
         if family == Family::V4 {
             write(&raw mut (*sa).user_ip4, target[3]);
         } else {
@@ -153,12 +154,13 @@ const fn own_third_word(mapped: bool) -> u32 {
     if mapped { MAPPED } else { 0 }
 }
 
-/// Binds the socket to the pod's address and any port. It fails for a socket that is bound
-/// already, which then keeps the address that the application chose.
+/// Binds the socket to the pod's address and any port, and says whether it could: a socket that is
+/// bound already keeps the port that the application chose.
 #[inline(always)]
-unsafe fn bind(sa: *mut bpf_sock_addr, own: &Ip, family: Family) {
+unsafe fn bind(sa: *mut bpf_sock_addr, own: &Ip, family: Family) -> bool {
+    // Without an address of that family there is only the loopback.
     if own[3] == 0 {
-        return;
+        return true;
     }
     // `sockaddr_in` and `sockaddr_in6` share the first two fields: family and port.
     let (mut v4, mut v6) =
@@ -173,6 +175,7 @@ unsafe fn bind(sa: *mut bpf_sock_addr, own: &Ip, family: Family) {
     if failed != 0 {
         count(Why::ConnectBound);
     }
+    failed == 0
 }
 
 /// The application sees `ECONNREFUSED` rather than a puzzling `EPERM`.

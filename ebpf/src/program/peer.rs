@@ -8,6 +8,7 @@ use core::{
 use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
 use culvert_ebpf::{
     abi::{Mark, ROLE_DIALLED, ROLE_PRESENTED},
+    decide::is_mapped,
     why::Why,
 };
 
@@ -19,7 +20,9 @@ const PASS: i32 = 1;
 pub(super) fn getpeername4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the kernel passes a valid context.
     unsafe {
-        if let Some(mark) = presented(ctx.sock_addr) {
+        if let Some(mark) = presented(ctx.sock_addr)
+            && is_mapped(&(*mark).ip)
+        {
             write(&raw mut (*ctx.sock_addr).user_ip4, (*mark).ip[3]);
             write(&raw mut (*ctx.sock_addr).user_port, u32::from((*mark).port));
         }
