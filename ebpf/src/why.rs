@@ -44,8 +44,14 @@ pub enum Why {
     AcceptNoMemory,
     /// A listener of the agent learned its namespace.
     ListenAnswered,
+    /// A socket listens that is none of the agent's.
+    ListenUnmarked,
     /// An exempt connection ended, and its exemption with it.
     ProbeClosed,
+    /// An exempt connection changed its state and lives on.
+    ProbeOpen,
+    /// An event of a socket that means nothing here.
+    EventUnused,
     /// lookup: not TCP.
     LookupOtherProtocol,
     /// lookup: inside the pod.
@@ -66,7 +72,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason, in counter order.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::ConnectOtherProtocol,
         Self::ConnectNotEnrolled,
         Self::ConnectAgent,
@@ -86,7 +92,10 @@ impl Why {
         Self::AcceptStale,
         Self::AcceptNoMemory,
         Self::ListenAnswered,
+        Self::ListenUnmarked,
         Self::ProbeClosed,
+        Self::ProbeOpen,
+        Self::EventUnused,
         Self::LookupOtherProtocol,
         Self::LookupLocal,
         Self::LookupProbe,
@@ -119,7 +128,10 @@ impl Why {
             Self::AcceptStale => "accept_stale",
             Self::AcceptNoMemory => "accept_no_memory",
             Self::ListenAnswered => "listen_answered",
+            Self::ListenUnmarked => "listen_unmarked",
             Self::ProbeClosed => "probe_closed",
+            Self::ProbeOpen => "probe_open",
+            Self::EventUnused => "event_unused",
             Self::LookupOtherProtocol => "lookup_other_protocol",
             Self::LookupLocal => "lookup_local",
             Self::LookupProbe => "lookup_probe",

@@ -1,10 +1,15 @@
 //! Fail closed: what happens while no agent runs, and what is left when it is unloaded.
 use std::{
+    collections::BTreeSet,
     fs,
     io::{ErrorKind, Read, Write},
 };
 
 use anyhow::Result;
+use aya::{
+    maps::{MapInfo, loaded_maps},
+    programs::{ProgramInfo, loaded_programs},
+};
 use e2e::{
     Lab,
     lab::ensure_nothing_left,
@@ -88,11 +93,30 @@ fn a_pod_whose_label_went_while_the_agent_was_dead_is_released_by_the_next() -> 
     Ok(())
 }
 
+/// What the agents have in the kernel: the programs of pods, and all maps.
+fn in_kernel(mesh: &Mesh) -> Result<(BTreeSet<u32>, BTreeSet<u32>)> {
+    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
+    for node in &mesh.lab.nodes {
+        for pin in fs::read_dir(node.pin().join("v1"))? {
+            let path = pin?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("programs-") {
+                programs.insert(ProgramInfo::from_pin(path.join("steer"))?.id());
+            } else if path.is_file() {
+                maps.insert(MapInfo::from_pin(&path)?.id());
+            }
+        }
+    }
+    Ok((programs, maps))
+}
+
 #[test]
 fn unload_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     let mut mesh = Mesh::new()?;
     let to = mesh.server.at(80);
     let listener = mesh.server.inside.listen(to)?;
+    let (programs, maps) = in_kernel(&mesh)?;
+    assert!(programs.len() == 2 && maps.len() >= 20, "{programs:?} {maps:?}");
     for agent in [&mut mesh.a1, &mut mesh.a2] {
         agent.terminate()?;
         agent.wait()?;
@@ -104,6 +128,11 @@ fn unload_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     for node in &mesh.lab.nodes {
         assert!(!node.pin().exists(), "{} is still there", node.pin().display());
     }
+    until("the kernel has freed programs and maps", || {
+        let mut left = loaded_programs().flatten().map(|program| program.id());
+        let mut left_maps = loaded_maps().flatten().map(|map| map.id());
+        !left.any(|id| programs.contains(&id)) && !left_maps.any(|id| maps.contains(&id))
+    });
     let wire = mesh.lab.capture()?;
     let (mut near, mut far, peer) = joined(&listener, &mesh.client.inside, to)?;
     say(&mut near, &mut far, b"plain again")?;
@@ -191,6 +220,6 @@ fn a_pod_whose_addresses_change_is_never_open_meanwhile() -> Result<()> {
         traffic.goes_on("a change of addresses");
     }
     traffic.end()?;
-    assert_eq!(server_ports(&wire.finish()), std::collections::BTreeSet::from([15008]));
+    assert_eq!(server_ports(&wire.finish()), BTreeSet::from([15008]));
     Ok(())
 }

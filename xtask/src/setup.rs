@@ -214,13 +214,15 @@ fn linker(llvm: u32) -> Result<()> {
 }
 
 fn deny() -> Result<()> {
-    if tool("cargo-deny").exists() {
+    let mark = tools().join(format!("cargo-deny-{CARGO_DENY}"));
+    if mark.exists() && tool("cargo-deny").exists() {
         return Ok(());
     }
     say(format!(
         "  cargo-deny {CARGO_DENY} is missing: it checks dependencies (two to five minutes)"
     ));
-    quiet("cargo install cargo-deny", install("cargo-deny", CARGO_DENY).arg("--locked"))
+    quiet("cargo install cargo-deny", install("cargo-deny", CARGO_DENY).arg("--locked"))?;
+    fs::write(&mark, "").with_context(|| format!("write {}", mark.display()))
 }
 
 fn install(name: &str, version: &str) -> Command {

@@ -145,6 +145,7 @@ impl LocalPod {
             }
         };
         let Some(destination) = destination else {
+            tracing::debug!(%peer, pod = %self.uid(), "a connection that the kernel did not bring is reset");
             // The client sees a reset rather than an end that looks orderly.
             let _ = socket.set_linger(Some(Duration::ZERO));
             return None;

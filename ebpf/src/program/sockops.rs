@@ -41,10 +41,12 @@ pub(super) fn connections(ctx: SockOpsContext) -> u32 {
             && event != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
             && event != BPF_SOCK_OPS_TCP_LISTEN_CB
         {
+            count(Why::EventUnused);
             return DONE;
         }
         let socket = read(&raw const (*ops).__bindgen_anon_2.sk).cast::<c_void>();
         if socket.is_null() {
+            count(Why::EventUnused);
             return DONE;
         }
         match event {
@@ -114,6 +116,8 @@ unsafe fn closed(ops: *mut bpf_sock_ops) {
         if read(&raw const (*ops).__bindgen_anon_1.args[1]) == BPF_TCP_CLOSE {
             let _ = PROBES.remove(&Ends::of(ops).as_probe());
             count(Why::ProbeClosed);
+        } else {
+            count(Why::ProbeOpen);
         }
     }
 }
@@ -152,10 +156,12 @@ unsafe fn accepted(ops: *mut bpf_sock_ops, socket: *mut c_void) {
 unsafe fn listening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
     // SAFETY: as in `connections`.
     unsafe {
-        let Some(mark) = mark_of(socket) else { return };
-        if (*mark).role == ROLE_LISTENER {
-            (*mark).netns = bpf_get_netns_cookie(ops.cast());
-            count(Why::ListenAnswered);
+        match mark_of(socket) {
+            Some(mark) if (*mark).role == ROLE_LISTENER => {
+                (*mark).netns = bpf_get_netns_cookie(ops.cast());
+                count(Why::ListenAnswered);
+            }
+            _ => count(Why::ListenUnmarked),
         }
     }
 }
