@@ -225,6 +225,7 @@ impl Node {
                 let snapshot = snapshots.borrow_and_update().clone();
                 whole = self.apply(&snapshot).await?;
             }
+            self.enrolment.forget_released()?;
             tokio::select! {
                 changed = snapshots.changed() => {
                     changed.context("the manifests are no longer followed")?;

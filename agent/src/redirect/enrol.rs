@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use culvert_ebpf::abi;
@@ -24,6 +24,7 @@ use super::{
     netns::Netns,
 };
 use crate::{
+    clock,
     discovery::{Protocol, Snapshot, Workload},
     drain::Drain,
     identity::keeper::Lease,
@@ -119,6 +120,7 @@ pub struct Enrolment {
     maps: Arc<Maps>,
     pods: HashMap<Arc<str>, Arc<LocalPod>>,
     slots: HashMap<IpAddr, u32>,
+    leaving: Vec<(Instant, Vec<IpAddr>)>,
     drain: Drain,
 }
 
@@ -147,6 +149,7 @@ impl Enrolment {
             maps,
             pods,
             slots,
+            leaving: Vec::new(),
             drain,
         })
     }
@@ -301,14 +304,27 @@ impl Enrolment {
         for cookie in found.difference(&known) {
             self.release(*cookie, &[])?;
         }
-        self.forget(&orphaned)
+        self.leaving.push((clock::now() + LINGER, orphaned));
+        Ok(())
     }
 
-    /// The reverse order of enrolment: nothing is captured before nothing is steered.
+    /// The reverse order of enrolment: nothing is captured before nothing is steered. The kernel
+    /// detaches a link some time after it was told to, and until then must find the pod.
     fn release(&mut self, cookie: u64, addresses: &[IpAddr]) -> Result<(), Error> {
         self.maps.remove_pod(cookie)?;
         self.attachment.detach_pod(cookie)?;
-        self.forget(addresses)
+        self.leaving.push((clock::now() + LINGER, addresses.to_vec()));
+        Ok(())
+    }
+
+    /// Forgets the addresses of pods that were released a while ago.
+    ///
+    /// # Errors
+    /// When the kernel's maps cannot be changed.
+    pub fn forget_released(&mut self) -> Result<(), Error> {
+        let now = clock::now();
+        let due: Vec<_> = self.leaving.extract_if(.., |(at, _)| *at <= now).collect();
+        due.iter().try_for_each(|(_, addresses)| self.forget(addresses))
     }
 
     /// Except what another pod has by now: addresses wander.
