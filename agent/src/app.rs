@@ -27,6 +27,7 @@ use crate::{
         Reason, Record, Telemetry,
         admin::{self, Admin, Readiness},
         dump::dump,
+        explain::explain,
         logging::{Form, Logging},
     },
 };
@@ -117,12 +118,8 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     let now = clock::wall();
     let ca = LocalCa::open(&config.ca.file, &config.trust_domain, config.ca.ttl, now)?;
     let keeper = Keeper::new(ca, config.ca.renew_at, background.clone());
-    let settings = manifest::Settings {
-        trust_domain: config.trust_domain.clone(),
-        cluster: config.cluster.clone(),
-        cluster_domain: config.cluster_domain.clone(),
-    };
-    let snapshot = manifest::watch(&config.manifests.directory, settings, &background).await?;
+    let directory = &config.manifests.directory;
+    let snapshot = manifest::watch(directory, manifest_settings(&config), &background).await?;
     let limits =
         PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
     let pool = Pool::new(limits, background.clone());
@@ -281,7 +278,11 @@ impl Operators<'_> {
         let readiness = Readiness::waiting_for([ENROLLED]);
         self.observe(enrolment, pods.clone());
         let (snapshot, keeper, stop) = (self.snapshot, self.keeper, quit.clone());
+        let explained = snapshot.clone();
         let admin = Arc::new(Admin {
+            explain: Box::new(move |source, destination| {
+                explain(&explained.borrow(), source, destination)
+            }),
             dump: Box::new(move || {
                 let local: Vec<_> =
                     pods.borrow().iter().map(|pod| pod.workload().clone()).collect();
@@ -315,6 +316,15 @@ impl Operators<'_> {
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen on {key} = {address}"))
+}
+
+fn manifest_settings(config: &Config) -> manifest::Settings {
+    manifest::Settings {
+        trust_domain: config.trust_domain.clone(),
+        cluster: config.cluster.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        root_namespace: config.root_namespace.clone(),
+    }
 }
 
 fn capture_settings(config: &Config) -> redirect::Settings {

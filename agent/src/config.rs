@@ -25,6 +25,9 @@ pub struct Config {
     /// The domain of service names.
     #[serde(default = "cluster_domain")]
     pub cluster_domain: String,
+    /// The namespace whose policies are the whole mesh's.
+    #[serde(default = "root_namespace")]
+    pub root_namespace: String,
     /// Where Kubernetes objects come from.
     #[serde(default)]
     pub manifests: Manifests,
@@ -245,6 +248,10 @@ fn trust_domain() -> String {
 
 fn cluster() -> String {
     "Kubernetes".into()
+}
+
+fn root_namespace() -> String {
+    "istio-system".into()
 }
 
 fn cluster_domain() -> String {

@@ -1,6 +1,6 @@
-//! Front: what the mesh knows: workloads, services and the indexed view of them.
+//! Front: what the mesh knows: workloads, services, policies and the indexed view of them.
 pub mod model;
 pub mod snapshot;
 
-pub use model::{Origin, Problem, Protocol, Service, ServicePort, Target, Workload};
-pub use snapshot::Snapshot;
+pub use model::{Protocol, Service, ServicePort, Target, Workload};
+pub use snapshot::{Policies, Snapshot};

@@ -1,6 +1,6 @@
 //! Story: a connection arriving for a pod, tunnelled or plain: checked, delivered, recorded.
 //! Never: parses, touches socket options.
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::TcpStream,
@@ -17,6 +17,7 @@ use crate::{
         server::{self, Incoming},
     },
     outbound::{CONNECT_TIMEOUT, describe},
+    policy::{Asked, Verdict, authorize},
     redirect::{Captured, LocalPod},
     relay::{self, Ended, relay},
     telemetry::{Failure, Protocol, Reason, Record, Telemetry},
@@ -72,15 +73,54 @@ impl Inbound {
         let flow = captured.flow;
         let mut record = self.record(flow.source, flow.destination);
         record.destination.workload = Some(pod.workload().clone());
-        match deliver(&pod, flow.destination, flow.source).await {
+        let asked = Asked { peer: None, source: flow.source, destination: flow.destination };
+        let reached = match self.judge(&pod, &asked, &mut record) {
+            Ok(()) => deliver(&pod, flow.destination, flow.source).await,
+            Err(denied) => Err(denied),
+        };
+        let ended = match reached {
             Ok(server) => {
                 let counters = record.opened();
-                let ended = relay(captured.stream, server, &counters).await;
-                record.end(Reason::from(ended), None);
+                let relayed = relay(captured.stream, server, &counters);
+                self.while_allowed(&pod, &asked, relayed).await
             }
             Err(failure) => {
                 relay::reset(captured.stream);
-                record.end(failure.reason, Some(failure.detail));
+                Err(failure)
+            }
+        };
+        match ended {
+            Ok(ended) => record.end(Reason::from(ended), None),
+            Err(failure) => record.end(failure.reason, Some(failure.detail)),
+        }
+    }
+
+    /// Asks the policies, and notes their answer.
+    fn judge(&self, pod: &LocalPod, asked: &Asked<'_>, record: &mut Record) -> Result<(), Failure> {
+        let verdict = verdict(&self.snapshot.borrow(), pod, asked);
+        let denied = (!verdict.is_allowed()).then(|| Failure::new(Reason::Denied, &verdict));
+        record.verdict = Some(verdict);
+        denied.map_or(Ok(()), Err)
+    }
+
+    /// Runs `relayed` for as long as policies allow the connection. Dropped, it resets both sides.
+    async fn while_allowed(
+        &self,
+        pod: &LocalPod,
+        asked: &Asked<'_>,
+        relayed: impl Future<Output = Ended>,
+    ) -> Result<Ended, Failure> {
+        let mut snapshots = self.snapshot.clone();
+        tokio::pin!(relayed);
+        loop {
+            tokio::select! {
+                ended = &mut relayed => return Ok(ended),
+                Ok(()) = snapshots.changed() => {
+                    let verdict = verdict(&snapshots.borrow_and_update(), pod, asked);
+                    if !verdict.is_allowed() {
+                        return Err(Failure::new(Reason::Revoked, verdict));
+                    }
+                }
             }
         }
     }
@@ -120,20 +160,25 @@ impl Inbound {
         record: &mut Record,
     ) -> Result<Ended, Failure> {
         let client = client(peer_address, &incoming);
-        let reached = match local_target(pod, &incoming) {
-            Ok(target) => tokio::select! {
-                reached = deliver(pod, target, client) => reached,
+        let peer = incoming.peer.clone();
+        let allowed = local_target(pod, &incoming).and_then(|target| {
+            let asked = Asked { peer: Some(&peer), source: client, destination: target };
+            self.judge(pod, &asked, record).map(|()| asked)
+        });
+        let reached = match allowed {
+            Ok(asked) => tokio::select! {
+                reached = deliver(pod, asked.destination, client) => reached.map(|to| (to, asked)),
                 () = incoming.given_up() => return Ok(Ended::ResetByClient),
             },
             Err(failure) => Err(failure),
         };
         match reached {
-            Ok(server) => {
+            Ok((server, asked)) => {
                 let accepted = incoming.accept(&describe(pod, &self.cluster));
                 let tunnel =
                     accepted.map_err(|error| Failure::new(Reason::ResetByClient, error))?;
                 let counters = record.opened();
-                Ok(relay(tunnel, server, &counters).await)
+                self.while_allowed(pod, &asked, relay(tunnel, server, &counters)).await
             }
             Err(failure) => {
                 incoming.refuse(failure.reason.status());
@@ -156,6 +201,12 @@ impl Inbound {
         record.source.workload = self.snapshot.borrow().workload_at(source.ip()).cloned();
         record
     }
+}
+
+/// What policies say of a connection to the pod, as it is labelled now.
+fn verdict(snapshot: &Snapshot, pod: &LocalPod, asked: &Asked<'_>) -> Verdict {
+    let workload = snapshot.workload(pod.uid()).unwrap_or_else(|| pod.workload());
+    authorize(&snapshot.guard(workload), asked)
 }
 
 /// Connects to the application, which sees `client` as its peer.

@@ -7,6 +7,10 @@ pub mod drain;
 
 pub mod identity;
 
+pub mod origin;
+
+pub mod policy;
+
 pub mod flow;
 
 pub mod discovery;

@@ -1,10 +1,11 @@
 //! Front: the mesh as a folder of Kubernetes manifests describes it.
 //! `read` (Shell) watches the folder, `documents` and `objects` (Pure) say what is in it,
-//! `compile` (Pure) turns it into a snapshot.
+//! `security` (Pure) reads policies, `compile` (Pure) turns it into a snapshot.
 mod compile;
 mod documents;
 mod objects;
 mod read;
+mod security;
 
 pub use compile::{Settings, compile};
 pub use documents::{Folder, MAX_FILE, MAX_FILES};

@@ -169,6 +169,7 @@ metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
             trust_domain: "cluster.local".into(),
             cluster: "Kubernetes".into(),
             cluster_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
         };
         let mut folder = Folder::default();
         folder.update(BTreeMap::from([("mesh.yaml".into(), Ok(MESH.into()))]));

@@ -2,6 +2,7 @@
 //! Never: decides anything about a connection.
 pub mod admin;
 pub mod dump;
+pub mod explain;
 pub mod logging;
 pub mod metrics;
 pub mod reason;

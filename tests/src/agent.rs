@@ -68,6 +68,8 @@ pub struct Record {
     pub bytes_recv: u64,
     /// How it ended.
     pub reason: String,
+    /// What policies said.
+    pub policy: Option<String>,
     /// What went wrong.
     pub error: Option<String>,
 }

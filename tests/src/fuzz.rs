@@ -75,6 +75,7 @@ pub fn manifests(data: &[u8]) {
         trust_domain: "cluster.local".into(),
         cluster: "Kubernetes".into(),
         cluster_domain: "cluster.local".into(),
+        root_namespace: "istio-system".into(),
     };
     let mut folder = Folder::default();
     for text in [text, "", text] {

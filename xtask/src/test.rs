@@ -42,7 +42,17 @@ fn gates(suites: &mut Vec<Suite>) -> Result<()> {
     let unit = ["test", "--workspace", "--exclude", "e2e", "--locked"];
     suite(suites, "unit tests", &unit)?;
     headline("end to end, with the real kernel object");
-    let bins = ["build", "--package", "culvert-agent", "--package", "e2e", "--bins", "--locked"];
+    let bins = [
+        "build",
+        "--package",
+        "culvert-agent",
+        "--package",
+        "culvert-waypoint",
+        "--package",
+        "e2e",
+        "--bins",
+        "--locked",
+    ];
     quiet("build agent and lab", &mut cargo(&bins))?;
     let e2e = ["test", "--package", "e2e", "--locked", "--", "--test-threads=2"];
     let ran = suite(suites, "end-to-end tests", &e2e)?;

@@ -22,10 +22,11 @@ const ROOT: [&str; 10] = [
 ];
 
 /// The rooms of the agent in layer order: a room uses only rooms of earlier rows.
-const ROOMS: [&[&str]; 12] = [
-    &["clock", "drain"],
+const ROOMS: [&[&str]; 13] = [
+    &["clock", "drain", "origin"],
     &["identity"],
     &["flow"],
+    &["policy"],
     &["discovery"],
     &["manifest"],
     &["route"],

@@ -1,8 +1,8 @@
 //! Pure: workloads and services as every source describes them.
 //! Never: indexes (see `snapshot`), wire types.
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
-use crate::identity::Identity;
+use crate::{identity::Identity, origin::Origin};
 
 /// One pod or virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Workload {
     pub canonical_name: Arc<str>,
     /// The version that dashboards group by: `app.kubernetes.io/version`, `version`, or `latest`.
     pub canonical_revision: Arc<str>,
+    /// Its labels, which selectors look at.
+    pub labels: BTreeMap<String, String>,
     /// The owner's name (deployment, job, or the pod itself).
     pub workload_name: Arc<str>,
     /// Where its network namespace is, when it runs on this node.
@@ -76,27 +78,3 @@ pub struct ServicePort {
 
 /// Service port → port on that workload. A port without entry is not served by that workload.
 pub type Target = BTreeMap<u16, u16>;
-
-/// The file and line that declared an object, so that every report can name it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Origin {
-    /// Path of the file.
-    pub file: Arc<str>,
-    /// First line of the object, counted from one.
-    pub line: u32,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
-}
-
-/// Something wrong with what was declared.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Problem {
-    /// Where.
-    pub origin: Origin,
-    /// What, and what to do about it.
-    pub text: String,
-}

@@ -2,7 +2,11 @@
 //! Never: partial updates in place. Published whole through a watch channel.
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use super::model::{Problem, Service, Workload};
+use super::model::{Service, Workload};
+use crate::{
+    origin::Problem,
+    policy::{Guard, PeerAuthentication, Policy},
+};
 
 /// Everything the mesh knows at one moment.
 #[derive(Clone, Debug, Default)]
@@ -12,8 +16,20 @@ pub struct Snapshot {
     by_address: HashMap<IpAddr, Arc<Workload>>,
     by_vip: HashMap<IpAddr, Arc<Service>>,
     by_name: HashMap<Arc<str>, Arc<Service>>,
+    policies: Arc<Policies>,
     problems: Vec<Problem>,
     partial: bool,
+}
+
+/// Everything that decides who may connect to whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// AuthorizationPolicies, by name.
+    pub policies: Vec<Arc<Policy>>,
+    /// PeerAuthentications, from workloads' over namespaces' to the mesh's; the oldest first.
+    pub peers: Vec<Arc<PeerAuthentication>>,
+    /// There may be others that nobody could read: nothing is allowed.
+    pub damaged: bool,
 }
 
 impl Snapshot {
@@ -48,6 +64,29 @@ impl Snapshot {
     /// Whether declarations may be missing: what is not here may exist all the same.
     pub fn is_partial(&self) -> bool {
         self.partial
+    }
+
+    /// The same with policies.
+    pub fn with_policies(mut self, policies: Policies) -> Self {
+        self.policies = Arc::new(policies);
+        self
+    }
+
+    /// All policies.
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    /// What decides about connections to this workload.
+    pub fn guard(&self, workload: &Workload) -> Guard {
+        let (namespace, labels) = (&workload.namespace, &workload.labels);
+        let Policies { policies, peers, damaged } = &*self.policies;
+        let covered = |scope: &crate::policy::Scope| scope.covers(namespace, labels);
+        Guard {
+            policies: policies.iter().filter(|policy| covered(&policy.scope)).cloned().collect(),
+            peers: peers.iter().filter(|peer| covered(&peer.scope)).cloned().collect(),
+            damaged: *damaged,
+        }
     }
 
     /// The workload with this address.

@@ -10,10 +10,13 @@ use std::{
 use super::{
     documents::{Folder, Found},
     objects::{self, Labels, Object, TargetPort},
+    security,
 };
 use crate::{
-    discovery::{Origin, Problem, Protocol, Service, ServicePort, Snapshot, Target, Workload},
+    discovery::{Policies, Protocol, Service, ServicePort, Snapshot, Target, Workload},
     identity::Identity,
+    origin::{Origin, Problem},
+    policy::PeerAuthentication,
 };
 
 /// What the objects do not say themselves.
@@ -25,6 +28,8 @@ pub struct Settings {
     pub cluster: String,
     /// The domain of service names.
     pub cluster_domain: String,
+    /// The namespace whose policies are the whole mesh's.
+    pub root_namespace: String,
 }
 
 /// Istio's label that enrols pods, and those of a namespace.
@@ -52,8 +57,9 @@ pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
             services.extend(mesh.service(service, &found.origin));
         }
     }
+    let policies = mesh.policies(&objects, folder.may_lack_policies());
     let workloads = mesh.pods.into_iter().map(|(workload, _)| workload).collect();
-    Snapshot::new(workloads, services, mesh.problems).partial(partial)
+    Snapshot::new(workloads, services, mesh.problems).with_policies(policies).partial(partial)
 }
 
 fn enrolled_namespaces<'a>(objects: &[&'a Found]) -> HashMap<&'a str, bool> {
@@ -62,7 +68,7 @@ fn enrolled_namespaces<'a>(objects: &[&'a Found]) -> HashMap<&'a str, bool> {
             let metadata = &namespace.metadata;
             Some((metadata.name.as_str(), is_ambient(&metadata.labels)))
         }
-        Object::Pod(_) | Object::Service(_) => None,
+        Object::Pod(_) | Object::Service(_) | Object::Policy(_) | Object::Peer(_) => None,
     };
     objects.iter().filter_map(namespace).collect()
 }
@@ -131,6 +137,7 @@ impl<'a> Mesh<'a> {
             )
             .unwrap_or("latest")
             .into(),
+            labels: metadata.labels.clone(),
             workload_name: workload_name.as_str().into(),
             netns: annotation(NETNS),
             cgroup: annotation(CGROUP),
@@ -149,6 +156,32 @@ impl<'a> Mesh<'a> {
                 self.problems.push(Problem { origin: workload.origin.clone(), text });
             }
         }
+    }
+
+    /// Policies by name; peer authentication from the closest scope to the widest, the oldest first.
+    fn policies(&mut self, objects: &[&Found], damaged: bool) -> Policies {
+        let mut all = Policies { damaged, ..Policies::default() };
+        for Found { origin, object } in objects {
+            let (root, problems) = (&self.settings.root_namespace, &mut self.problems);
+            match object {
+                Object::Policy(policy) => {
+                    let policy = security::policy(policy, origin, root, problems);
+                    all.policies.extend(policy.map(Arc::new));
+                }
+                Object::Peer(peer) => {
+                    let peer = security::peer_authentication(peer, origin, root, problems);
+                    all.peers.push(Arc::new(peer));
+                }
+                Object::Namespace(_) | Object::Pod(_) | Object::Service(_) => {}
+            }
+        }
+        all.policies.sort_by(|a, b| a.name.cmp(&b.name));
+        let rank = |peer: &PeerAuthentication| {
+            (peer.scope.selector.is_empty(), peer.scope.namespace.is_none())
+        };
+        all.peers
+            .sort_by(|a, b| (rank(a), &a.created, &a.name).cmp(&(rank(b), &b.created, &b.name)));
+        all
     }
 
     fn service(&mut self, service: &objects::Service, origin: &Origin) -> Option<Service> {
@@ -274,6 +307,7 @@ mod tests {
             trust_domain: "cluster.local".into(),
             cluster: "Kubernetes".into(),
             cluster_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
         };
         let mut folder = Folder::default();
         folder.update(BTreeMap::from([("m.yaml".into(), Ok(yaml.into()))]));

@@ -6,12 +6,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::objects::{Head, Object};
-use crate::discovery::model::{Origin, Problem};
+use crate::origin::{Origin, Problem};
 
 /// The largest file that is read, bytes.
 pub const MAX_FILE: u64 = 64 << 20;
 /// Files in the folder, at most.
 pub const MAX_FILES: usize = 100_000;
+
+/// Kinds of policies (security.istio.io).
+const POLICY: &str = "AuthorizationPolicy";
+const PEER: &str = "PeerAuthentication";
 
 /// An object and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +42,8 @@ struct File {
     problems: Vec<Problem>,
     /// It could be read as a whole, now or earlier: its last good version is known.
     was_whole: bool,
+    /// Among what could not be read there may be a policy.
+    lacks_policies: bool,
 }
 
 impl Folder {
@@ -61,6 +67,7 @@ impl Folder {
             Err(error) => {
                 file.problems = vec![problem(&path, 1, format!("cannot be read: {error}"))];
                 file.text = None;
+                file.lacks_policies = true;
             }
         }
         true
@@ -69,6 +76,11 @@ impl Folder {
     /// Whether objects are missing that nobody has seen: a file was damaged from the start.
     pub(super) fn is_partial(&self) -> bool {
         self.files.values().any(|file| !file.was_whole)
+    }
+
+    /// Whether a policy may be missing that nobody has seen.
+    pub(super) fn may_lack_policies(&self) -> bool {
+        self.files.values().any(|file| !file.was_whole && file.lacks_policies)
     }
 
     /// All objects, each name once, in the order of files; and everything that is wrong.
@@ -103,6 +115,7 @@ fn parse(path: &Arc<str>, text: String, last: &File) -> File {
         let origin = Origin { file: path.clone(), line };
         if let Err((line, error)) = read(document, &origin, &mut file.objects) {
             file.problems.push(problem(path, origin.line + line, error));
+            file.lacks_policies |= may_be_policy(document);
         }
     }
     file.text = Some(text);
@@ -113,6 +126,15 @@ fn parse(path: &Arc<str>, text: String, last: &File) -> File {
         }
     }
     file
+}
+
+/// Whether a document that cannot be read may be a policy: unless it says that it is something else.
+fn may_be_policy(document: &str) -> bool {
+    let kind = document.lines().find_map(|line| line.strip_prefix("kind:"));
+    kind.is_none_or(|kind| {
+        matches!(kind.trim(), "" | POLICY | PEER)
+            || kind.contains(['{', '[', '&', '*', '!', '|', '>', '"', '\''])
+    })
 }
 
 /// Splits at lines that are `---`; each part with the number of its first line that says something.
@@ -178,7 +200,10 @@ type Parsed = Result<Object, (u32, String)>;
 /// Kinds that the mesh is not made of are other people's.
 fn object(head: &Head, read: impl FnOnce(&str) -> Parsed) -> Result<Option<Object>, (u32, String)> {
     match (head.api_version.as_str(), head.kind.as_str()) {
-        ("v1", kind @ ("Namespace" | "Pod" | "Service")) => read(kind).map(Some),
+        ("v1", kind @ ("Namespace" | "Pod" | "Service"))
+        | ("security.istio.io/v1" | "security.istio.io/v1beta1", kind @ (POLICY | PEER)) => {
+            read(kind).map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -187,6 +212,8 @@ fn from_text(kind: &str, document: &str) -> Parsed {
     Ok(match kind {
         "Namespace" => Object::Namespace(yaml(document)?),
         "Pod" => Object::Pod(Box::new(yaml(document)?)),
+        POLICY => Object::Policy(Box::new(yaml(document)?)),
+        PEER => Object::Peer(Box::new(yaml(document)?)),
         _ => Object::Service(yaml(document)?),
     })
 }
@@ -195,6 +222,8 @@ fn from_value(kind: &str, item: Value) -> Parsed {
     let read = match kind {
         "Namespace" => serde_json::from_value(item).map(Object::Namespace),
         "Pod" => serde_json::from_value(item).map(|pod| Object::Pod(Box::new(pod))),
+        POLICY => serde_json::from_value(item).map(|policy| Object::Policy(Box::new(policy))),
+        PEER => serde_json::from_value(item).map(|peer| Object::Peer(Box::new(peer))),
         _ => serde_json::from_value(item).map(Object::Service),
     };
     read.map_err(unplaced)
@@ -206,6 +235,8 @@ fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Fo
         Object::Namespace(namespace) => ("Namespace", &namespace.metadata),
         Object::Pod(pod) => ("Pod", &pod.metadata),
         Object::Service(service) => ("Service", &service.metadata),
+        Object::Policy(policy) => (POLICY, &policy.metadata),
+        Object::Peer(peer) => (PEER, &peer.metadata),
     };
     let space = if kind == "Namespace" { String::new() } else { metadata.namespace.clone() };
     let name = (kind, space, metadata.name.clone());

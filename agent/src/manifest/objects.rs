@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::security::{AuthorizationPolicy, PeerAuthenticationObject};
+
 /// An object that the mesh is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Object {
@@ -13,6 +15,10 @@ pub(super) enum Object {
     Pod(Box<Pod>),
     /// A Service.
     Service(Service),
+    /// An AuthorizationPolicy.
+    Policy(Box<AuthorizationPolicy>),
+    /// A PeerAuthentication.
+    Peer(Box<PeerAuthenticationObject>),
 }
 
 /// What all objects begin with.
@@ -45,6 +51,9 @@ pub(super) struct Metadata {
     /// Its annotations.
     #[serde(default)]
     pub(super) annotations: Labels,
+    /// When it was made, RFC 3339.
+    #[serde(default)]
+    pub(super) creation_timestamp: String,
     /// Who made it.
     #[serde(default)]
     pub(super) owner_references: Vec<Owner>,

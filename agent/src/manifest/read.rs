@@ -15,10 +15,7 @@ use super::{
     compile::{Settings, compile},
     documents::{Folder, MAX_FILE, MAX_FILES},
 };
-use crate::{
-    discovery::{Problem, Snapshot},
-    drain::Drain,
-};
+use crate::{discovery::Snapshot, drain::Drain, origin::Problem};
 
 /// Changes that come within this time are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);

@@ -52,10 +52,15 @@ impl Readiness {
     }
 }
 
+/// Source and destination → what would become of a connection; or what is not known.
+pub type Explain = dyn Fn(&str, &str) -> Result<Value, String> + Send + Sync;
+
 /// What the admin endpoint shows and does.
 pub struct Admin {
     /// The answer to `/config_dump`.
     pub dump: Box<dyn Fn() -> Value + Send + Sync>,
+    /// The answer to `/explain`: source, destination → what would become of a connection.
+    pub explain: Box<Explain>,
     /// The answer to `/debug/kernel`.
     pub kernel: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     /// What `/quitquitquit` does.
@@ -72,6 +77,7 @@ impl fmt::Debug for Admin {
 
 const INDEX: &str = "culvert-agent\n\
     GET  /config_dump            workloads, services, certificates, pods\n\
+    GET  /explain?source=NAMESPACE/POD&destination=ADDRESS:PORT   what would happen, and why\n\
     GET  /debug/kernel           how often each kernel program ended in each way\n\
     POST /logging[?level=LEVEL]  show or change the log level\n\
     POST /quitquitquit           stop the agent\n";
@@ -86,6 +92,7 @@ impl Admin {
         match (request.uri().path(), request.method()) {
             ("/", _) => text(StatusCode::OK, INDEX.into()),
             ("/config_dump", _) => json(&(self.dump)()),
+            ("/explain", _) => self.explained(request.uri().query().unwrap_or_default()),
             ("/debug/kernel", _) => {
                 let counters = (self.kernel)().into_iter();
                 json(&Value::Object(counters.map(|(name, n)| (name.into(), n.into())).collect()))
@@ -99,6 +106,20 @@ impl Admin {
                 text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n".into())
             }
             _ => text(StatusCode::NOT_FOUND, INDEX.into()),
+        }
+    }
+
+    fn explained(&self, query: &str) -> Answer {
+        let value = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+        };
+        let (Some(source), Some(destination)) = (value("source"), value("destination")) else {
+            return text(StatusCode::BAD_REQUEST, "give source and destination\n".into());
+        };
+        match (self.explain)(source, destination) {
+            Ok(explained) => json(&explained),
+            Err(why) => text(StatusCode::NOT_FOUND, format!("{why}\n")),
         }
     }
 

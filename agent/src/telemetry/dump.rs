@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     discovery::{Protocol, Service, Snapshot, Workload},
     identity::Credentials,
+    policy::{Action, Mode, PeerAuthentication, Policy, Scope},
 };
 
 /// The answer to `/config_dump`.
@@ -20,7 +21,8 @@ pub fn dump(
     json!({
         "workloads": workloads.into_iter().map(|w| workload(w)).collect::<Vec<_>>(),
         "services": snapshot.services().map(|s| service(s)).collect::<Vec<_>>(),
-        "policies": [],
+        "policies": snapshot.policies().policies.iter().map(|p| policy(p)).collect::<Vec<_>>(),
+        "peerAuthentications": snapshot.policies().peers.iter().map(|p| peer(p)).collect::<Vec<_>>(),
         "certificates": certificates.iter().map(|c| certificate(c)).collect::<Vec<_>>(),
         "workloadState": pods.iter().map(|pod| (pod.uid.to_string(), state(pod)))
             .collect::<serde_json::Map<_, _>>(),
@@ -68,6 +70,47 @@ fn service(service: &Service) -> Value {
         "endpoints": endpoints,
         "origin": service.origin.to_string(),
     })
+}
+
+fn policy(policy: &Policy) -> Value {
+    let (namespace, name) = policy.name.split_once('/').unwrap_or_default();
+    json!({
+        "name": name,
+        "namespace": namespace,
+        "scope": scope(&policy.scope),
+        "action": match policy.action {
+            Action::Allow => "Allow",
+            Action::Deny => "Deny",
+            Action::Audit => "Audit",
+        },
+        "dryRun": policy.dry_run,
+        "rules": policy.rules.len(),
+        "origin": policy.origin.to_string(),
+    })
+}
+
+fn peer(peer: &PeerAuthentication) -> Value {
+    let mode = |mode: Option<Mode>| match mode {
+        Some(Mode::Strict) => "STRICT",
+        Some(Mode::Permissive) => "PERMISSIVE",
+        None => "UNSET",
+    };
+    let ports = peer.ports.iter().map(|(port, of)| (port.to_string(), json!(mode(*of))));
+    json!({
+        "name": peer.name,
+        "scope": scope(&peer.scope),
+        "mode": mode(peer.mode),
+        "ports": ports.collect::<serde_json::Map<_, _>>(),
+        "origin": peer.origin.to_string(),
+    })
+}
+
+fn scope(scope: &Scope) -> &'static str {
+    match (scope.selector.is_empty(), scope.namespace.is_none()) {
+        (false, _) => "WorkloadSelector",
+        (true, true) => "Global",
+        (true, false) => "Namespace",
+    }
 }
 
 /// `<network>/<address>`, in the one network that there is.

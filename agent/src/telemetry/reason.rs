@@ -41,6 +41,10 @@ pub enum Reason {
     Loop,
     /// A named limit is reached.
     LimitExceeded,
+    /// A policy refuses it.
+    Denied,
+    /// A policy refuses it by now, and did not when it began.
+    Revoked,
     /// The agent stopped before the connection ended.
     Drained,
     /// The task was dropped for another cause.
@@ -77,6 +81,8 @@ impl Reason {
             Self::NoCertificate => "no_certificate",
             Self::Loop => "loop",
             Self::LimitExceeded => "limit_exceeded",
+            Self::Denied => "denied",
+            Self::Revoked => "revoked",
             Self::Drained => "drained",
             Self::Cancelled => "cancelled",
         }
@@ -90,6 +96,7 @@ impl Reason {
             | Self::ResetByServer
             | Self::Drained
             | Self::Cancelled => "-",
+            Self::Denied | Self::Revoked => "DENY",
             Self::ConnectTimeout => "NETWORK_POLICY",
             Self::TlsFailure => "TLS_FAILURE",
             Self::H2Failure => "H2_HANDSHAKE_FAILURE",
@@ -111,7 +118,7 @@ impl Reason {
         match self {
             Self::Ok => StatusCode::OK,
             Self::BadRequest | Self::NotLocal => StatusCode::BAD_REQUEST,
-            Self::IdentityMismatch => StatusCode::UNAUTHORIZED,
+            Self::IdentityMismatch | Self::Denied | Self::Revoked => StatusCode::UNAUTHORIZED,
             Self::ResetByClient
             | Self::ResetByServer
             | Self::ConnectRefused

@@ -16,6 +16,7 @@ use crate::{
     flow::Direction,
     hbone::Baggage,
     identity::Identity,
+    policy::Verdict,
     relay::Counters,
 };
 
@@ -66,6 +67,8 @@ pub struct Record {
     pub service: Option<Arc<Service>>,
     /// The CONNECT target.
     pub authority: Option<String>,
+    /// What policies said; at the client's side nobody asked them.
+    pub verdict: Option<Verdict>,
     /// With or without a tunnel.
     pub protocol: Protocol,
     counters: Arc<Counters>,
@@ -92,6 +95,7 @@ impl Record {
             destination: Party::default(),
             service: None,
             authority: None,
+            verdict: None,
             protocol: Protocol::Tcp,
             counters: Arc::default(),
             series: None,
@@ -176,6 +180,7 @@ impl Record {
             bytes_recv = received,
             duration = format_args!("{duration}ms"),
             reason = reason.as_str(),
+            policy = self.verdict.as_ref().map(ToString::to_string),
             error,
             },
             "connection complete"

@@ -1,0 +1,9 @@
+//! Front: who may connect to whom. Policies as data, and one evaluator.
+pub mod authorize;
+pub mod model;
+
+pub use authorize::{Allowed, Asked, Denied, Guard, Verdict, authorize};
+pub use model::{
+    Action, Clause, Condition, Mode, Pattern, PeerAuthentication, Policy, Rule, Scope, Selector,
+    Test,
+};

@@ -1,0 +1,111 @@
+//! Pure: what would become of a connection, and why: the route and the verdict of the very functions
+//! that connections go through.
+//! Never: a second opinion.
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use crate::{
+    discovery::{Protocol, Snapshot, Workload},
+    origin::Origin,
+    policy::{Asked, Verdict, authorize},
+    route::{self, NextHop, Via},
+};
+
+/// Explains a connection from `source` (`namespace/pod`, or an address) to `destination`
+/// (`namespace/pod:port`, a service's host name with a port, or address and port).
+///
+/// # Errors
+/// Says what is not known.
+pub fn explain(snapshot: &Snapshot, source: &str, destination: &str) -> Result<Value, String> {
+    let client = workload(snapshot, source).ok_or_else(|| {
+        format!("{source} is no pod of the mesh: give namespace/pod or an address")
+    })?;
+    let dialled = target(snapshot, destination)?;
+    let meshed = client.protocol == Protocol::Hbone;
+    let from = json!({ "workload": client.uid, "identity": meshed.then(|| client.identity.to_string()),
+        "declared": client.origin.to_string() });
+    let hop = if meshed {
+        route::next_hop(snapshot, &client.uid, dialled, 0)
+    } else {
+        Ok(direct(snapshot, dialled))
+    };
+    let hop = match hop {
+        Ok(hop) => hop,
+        Err(error) => {
+            return Ok(json!({ "source": from, "dialled": dialled, "path": error.to_string(),
+                "allowed": false, "verdict": error.to_string() }));
+        }
+    };
+    let verdict = judged(snapshot, client, &hop);
+    Ok(json!({
+        "source": from,
+        "dialled": dialled,
+        "service": hop.service.as_ref().map(|service| &service.hostname),
+        "destination": hop.workload.as_ref().map(|workload| json!({
+            "workload": workload.uid,
+            "identity": workload.identity.to_string(),
+            "declared": workload.origin.to_string(),
+        })),
+        "endpoint": hop.endpoint,
+        "path": path(&hop),
+        "allowed": verdict.is_allowed(),
+        "verdict": verdict.to_string(),
+        "decided": verdict.origin().map(Origin::to_string),
+    }))
+}
+
+/// A client outside the mesh dials by itself.
+fn direct(snapshot: &Snapshot, endpoint: SocketAddr) -> NextHop {
+    let workload = snapshot.workload_at(endpoint.ip()).cloned();
+    NextHop { via: Via::Plain, endpoint, workload, service: None }
+}
+
+/// Policies are asked where the connection arrives, if that is a pod of the mesh.
+fn judged(snapshot: &Snapshot, client: &Workload, hop: &NextHop) -> Verdict {
+    let server = hop.workload.as_ref().filter(|workload| workload.protocol == Protocol::Hbone);
+    let guard = server.map(|server| snapshot.guard(server)).unwrap_or_default();
+    let same = |address: &&IpAddr| address.is_ipv4() == hop.endpoint.is_ipv4();
+    let address = client.addresses.iter().find(same).or_else(|| client.addresses.first());
+    let source = SocketAddr::new(address.copied().unwrap_or(hop.endpoint.ip()), 0);
+    let peer = matches!(hop.via, Via::Tunnel { .. }).then_some(&client.identity);
+    authorize(&guard, &Asked { peer, source, destination: hop.endpoint })
+}
+
+fn path(hop: &NextHop) -> String {
+    match &hop.via {
+        Via::Plain => format!("plain TCP to {}", hop.endpoint),
+        Via::Tunnel { address, expected } => {
+            let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+            format!("HBONE tunnel to {address}, who must be {}", expected.join(" or "))
+        }
+    }
+}
+
+fn workload<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Workload> {
+    if let Ok(address) = name.parse() {
+        return snapshot.workload_at(address).map(|workload| &**workload);
+    }
+    let (namespace, pod) = name.split_once('/')?;
+    let named = |workload: &&std::sync::Arc<Workload>| {
+        *workload.namespace == *namespace && *workload.name == *pod
+    };
+    snapshot.workloads().find(named).map(|workload| &**workload)
+}
+
+fn target(snapshot: &Snapshot, text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let wrong = || format!("{text} is none of address:port, namespace/pod:port, service:port");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    if let Some(service) = snapshot.service_named(&host.to_ascii_lowercase()) {
+        let vip = service.vips.first();
+        let vip = vip.ok_or_else(|| format!("{host} has no address: name one of its pods"))?;
+        return Ok(SocketAddr::new(*vip, port));
+    }
+    let pod = workload(snapshot, host).ok_or_else(|| format!("{host} is not known here"))?;
+    let address = pod.addresses.first().ok_or_else(|| format!("{host} has no address yet"))?;
+    Ok(SocketAddr::new(*address, port))
+}

@@ -1,0 +1,61 @@
+//! Pure: lists of JSON objects → tables for people.
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// A column: its title, and the field that it shows, `outer.inner` for nested ones.
+pub type Column = (&'static str, &'static str);
+
+/// A table of `rows`, as wide as its longest cells; lists and counts are shown in short.
+pub fn table(columns: &[Column], rows: &[Value]) -> String {
+    let titles = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let cells = |row: &Value| columns.iter().map(|(_, field)| cell(row, field)).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(titles).chain(rows.iter().map(cells)).collect();
+    let width = |index: usize| lines.iter().map(|line| line[index].chars().count()).max();
+    let widths: Vec<usize> = (0..columns.len()).map(|i| width(i).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let padded: Vec<_> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", padded.join("   ").trim_end());
+    }
+    text
+}
+
+fn cell(row: &Value, field: &str) -> String {
+    let found = field.split('.').try_fold(row, |value, name| value.get(name));
+    match found {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) if text.is_empty() => "-".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(list)) => {
+            let short = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+            list.iter().map(short).collect::<Vec<_>>().join(",")
+        }
+        Some(Value::Object(map)) => map.len().to_string(),
+        Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_must_be() {
+        let rows = [
+            json!({ "name": "web", "ips": ["10.0.0.1", "fd00::1"], "of": { "a": 1 } }),
+            json!({ "name": "", "of": { "a": 2, "b": 3 } }),
+        ];
+        let text =
+            table(&[("NAME", "name"), ("ADDRESSES", "ips"), ("PARTS", "of"), ("A", "of.a")], &rows);
+        assert_eq!(
+            text,
+            "NAME   ADDRESSES          PARTS   A\n\
+             web    10.0.0.1,fd00::1   1       1\n\
+             -      -                  2       2\n"
+        );
+    }
+}
