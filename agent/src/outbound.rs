@@ -24,6 +24,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For how long a refusal by the agent of a meshed pod is borne.
 const REFUSALS_BORNE: Duration = Duration::from_secs(3);
+/// Endpoints of a service that are skipped for one connection.
+const MOST_SKIPPED: usize = 4;
 /// Pause before such an agent is asked again; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest such pause.
@@ -85,7 +87,8 @@ impl Outbound {
         }
     }
 
-    /// Routes and dials. An agent that refuses may be about to enrol its pod, or have just released
+    /// Routes and dials. Of a service, an endpoint that cannot be reached is skipped for another one:
+    /// nothing of the application has been read by then. An agent that refuses may be about to enrol its pod, or have just released
     /// it: it is asked again for a while, by what the mesh looks like then.
     async fn reach(
         &self,
@@ -94,31 +97,51 @@ impl Outbound {
         record: &mut Record,
     ) -> Result<Upstream, Failure> {
         let began = clock::now();
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut tried) = (FIRST_PAUSE, Vec::new());
         loop {
             let snapshot = self.snapshot.borrow().clone();
-            let hop = route::next_hop(&snapshot, pod.uid(), flow.destination, rand::random())?;
-            let address = flow.destination.ip();
-            if snapshot.is_partial() && hop.workload.is_none() && pod.is_mesh(address) {
-                let text = format!("{address} is of the mesh, but what describes it is damaged");
+            let to = flow.destination;
+            let hop = route::next_hop(&snapshot, pod.uid(), to, &tried, rand::random())?;
+            if snapshot.is_partial() && hop.workload.is_none() && pod.is_mesh(to.ip()) {
+                let text = format!("{} is of the mesh, but what describes it is damaged", to.ip());
                 return Err(Failure::new(Reason::NoRoute, text));
             }
             record.service.clone_from(&hop.service);
             record.destination.workload.clone_from(&hop.workload);
-            let (reached, patient) = match &hop.via {
-                Via::Plain => (plain(pod, flow, &hop, record).await, false),
-                Via::Tunnel { address, expected } => {
-                    let head = self.head(pod, flow.source, &hop);
-                    let opened = self.tunnel(pod, (*address, expected, &head), record).await;
-                    (opened, clock::now().saturating_duration_since(began) < REFUSALS_BORNE)
-                }
+            let failure = match self.dial(pod, flow, &hop, record).await {
+                Ok(reached) => return Ok(reached),
+                Err(failure) => failure,
             };
-            match reached {
-                Err(failure) if patient && failure.reason == Reason::ConnectRefused => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                reached => return reached,
+            tried.extend(hop.workload.as_ref().map(|workload| workload.uid.clone()));
+            let refused = failure.reason == Reason::ConnectRefused && hop.via != Via::Plain;
+            let patient = clock::now().saturating_duration_since(began) < REFUSALS_BORNE;
+            if failure.reason.is_endpoints_own()
+                && tried.len() <= MOST_SKIPPED
+                && route::has_others(&snapshot, to, &tried)
+            {
+                record.skip(hop.endpoint, failure.reason);
+            } else if refused && patient {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                tried.clear();
+            } else {
+                return Err(failure);
+            }
+        }
+    }
+
+    async fn dial(
+        &self,
+        pod: &LocalPod,
+        flow: &Flow,
+        hop: &NextHop,
+        record: &mut Record,
+    ) -> Result<Upstream, Failure> {
+        match &hop.via {
+            Via::Plain => plain(pod, flow, hop, record).await,
+            Via::Tunnel { address, expected } => {
+                let head = self.head(pod, flow.source, hop);
+                self.tunnel(pod, (*address, expected, &head), record).await
             }
         }
     }

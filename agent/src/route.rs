@@ -61,7 +61,7 @@ pub enum Error {
 }
 
 /// Decides where a connection from the workload `source` to `destination` goes.
-/// `random` chooses among the endpoints of a service.
+/// `random` chooses among the endpoints of a service; those of the workloads `tried` come last.
 ///
 /// # Errors
 /// When the destination is a service that cannot serve the port at the moment.
@@ -69,10 +69,11 @@ pub fn next_hop(
     snapshot: &Snapshot,
     source: &str,
     destination: SocketAddr,
+    tried: &[Arc<str>],
     random: u64,
 ) -> Result<NextHop, Error> {
     if let Some(service) = snapshot.service_at(destination.ip()) {
-        let (workload, endpoint) = endpoint(snapshot, service, destination, random)?;
+        let (workload, endpoint) = endpoint(snapshot, service, destination, (tried, random))?;
         return Ok(hop(source, endpoint, Some(workload), Some(service.clone())));
     }
     let workload = snapshot.workload_at(destination.ip()).cloned();
@@ -97,27 +98,43 @@ fn hop(
     NextHop { via, endpoint, workload, service }
 }
 
-/// One of the service's ready endpoints, each as likely as any other.
+/// Whether the service that was dialled has a ready endpoint beyond the workloads `tried`.
+pub fn has_others(snapshot: &Snapshot, destination: SocketAddr, tried: &[Arc<str>]) -> bool {
+    let service = snapshot.service_at(destination.ip());
+    service.is_some_and(|service| {
+        ready(snapshot, service, destination).any(|(workload, _)| !tried.contains(&workload.uid))
+    })
+}
+
+/// The service's endpoints that can take a connection to the port that was dialled.
+fn ready<'a>(
+    snapshot: &'a Snapshot,
+    service: &'a Service,
+    destination: SocketAddr,
+) -> impl Iterator<Item = (&'a Arc<Workload>, SocketAddr)> {
+    service.endpoints.iter().filter_map(move |(uid, targets)| {
+        let workload = snapshot.workload(uid)?;
+        let target = *targets.get(&destination.port())?;
+        let address = address_like(workload, destination.ip())?;
+        Some((workload, SocketAddr::new(address, target)))
+    })
+}
+
+/// One of the service's ready endpoints, each as likely as any other that was not tried.
 fn endpoint(
     snapshot: &Snapshot,
     service: &Arc<Service>,
     destination: SocketAddr,
-    random: u64,
+    (tried, random): (&[Arc<str>], u64),
 ) -> Result<(Arc<Workload>, SocketAddr), Error> {
     let port = destination.port();
     if !service.ports.iter().any(|known| known.port == port) {
         return Err(Error::NoPort { service: service.hostname.clone(), port });
     }
-    let ready: Vec<_> = service
-        .endpoints
-        .iter()
-        .filter_map(|(uid, targets)| {
-            let workload = snapshot.workload(uid)?;
-            let target = *targets.get(&port)?;
-            let address = address_like(workload, destination.ip())?;
-            Some((workload, SocketAddr::new(address, target)))
-        })
-        .collect();
+    let mut ready: Vec<_> = ready(snapshot, service, destination).collect();
+    if ready.iter().any(|(workload, _)| !tried.contains(&workload.uid)) {
+        ready.retain(|(workload, _)| !tried.contains(&workload.uid));
+    }
     let count = ready.len() as u64;
     let chosen =
         random.checked_rem(count).and_then(|index| ready.get(usize::try_from(index).ok()?));
@@ -181,7 +198,7 @@ metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
     /// `plain <endpoint>`, `tunnel <endpoint> via <agent> as <identity>`, or the error.
     fn described(destination: &str, random: u64) -> String {
         let source = "Kubernetes//Pod/shop/web";
-        match next_hop(&mesh(), source, destination.parse().unwrap(), random) {
+        match next_hop(&mesh(), source, destination.parse().unwrap(), &[], random) {
             Err(error) => error.to_string(),
             Ok(NextHop { via: Via::Plain, endpoint, .. }) => format!("plain {endpoint}"),
             Ok(NextHop { via: Via::Tunnel { address, expected }, endpoint, .. }) => {
@@ -189,6 +206,25 @@ metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
                 format!("tunnel {endpoint} via {address} as {}", identity.service_account())
             }
         }
+    }
+
+    #[test]
+    fn endpoints_that_were_tried_come_last() {
+        let (mesh, vip) = (mesh(), "10.96.0.1:80".parse().unwrap());
+        let (first, second): (Arc<str>, Arc<str>) =
+            ("Kubernetes//Pod/shop/cart-0".into(), "Kubernetes//Pod/shop/cart-1".into());
+        let chosen = |tried: &[Arc<str>], random| {
+            let hop = next_hop(&mesh, "Kubernetes//Pod/shop/web", vip, tried, random).unwrap();
+            hop.workload.unwrap().uid.clone()
+        };
+        for random in 0..4 {
+            assert_eq!(chosen(std::slice::from_ref(&first), random), second);
+            assert_eq!(chosen(std::slice::from_ref(&second), random), first);
+        }
+        let both = [first, second];
+        assert_ne!(chosen(&both, 0), chosen(&both, 1));
+        assert!(has_others(&mesh, vip, &both[..1]) && !has_others(&mesh, vip, &both));
+        assert!(!has_others(&mesh, "10.1.0.2:80".parse().unwrap(), &[]));
     }
 
     #[test]

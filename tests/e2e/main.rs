@@ -18,4 +18,5 @@ mod outside;
 mod peer;
 mod policy;
 mod report;
+mod service;
 mod stop;

@@ -68,6 +68,8 @@ pub struct Record {
     pub bytes_recv: u64,
     /// How it ended.
     pub reason: String,
+    /// Endpoints that were passed over.
+    pub skipped: Option<String>,
     /// What policies said.
     pub policy: Option<String>,
     /// What went wrong.

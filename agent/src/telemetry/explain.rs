@@ -26,7 +26,7 @@ pub fn explain(snapshot: &Snapshot, source: &str, destination: &str) -> Result<V
     let from = json!({ "workload": client.uid, "identity": meshed.then(|| client.identity.to_string()),
         "declared": client.origin.to_string() });
     let hop = if meshed {
-        route::next_hop(snapshot, &client.uid, dialled, 0)
+        route::next_hop(snapshot, &client.uid, dialled, &[], 0)
     } else {
         Ok(direct(snapshot, dialled))
     };

@@ -88,6 +88,33 @@ impl Reason {
         }
     }
 
+    /// Whether another endpoint of the same service may do better.
+    pub const fn is_endpoints_own(self) -> bool {
+        match self {
+            Self::ConnectRefused
+            | Self::ConnectTimeout
+            | Self::ConnectFailed
+            | Self::TlsFailure
+            | Self::IdentityMismatch
+            | Self::H2Failure
+            | Self::Rejected => true,
+            Self::Ok
+            | Self::ResetByClient
+            | Self::ResetByServer
+            | Self::BadRequest
+            | Self::NotLocal
+            | Self::NoRoute
+            | Self::NoEndpoint
+            | Self::NoCertificate
+            | Self::Loop
+            | Self::LimitExceeded
+            | Self::Denied
+            | Self::Revoked
+            | Self::Drained
+            | Self::Cancelled => false,
+        }
+    }
+
     /// The value of Istio's metric label `response_flags`.
     pub const fn response_flags(self) -> &'static str {
         match self {
@@ -178,6 +205,7 @@ impl From<hbone::Error> for Failure {
             hbone::Error::Tls(_) => Reason::TlsFailure,
             hbone::Error::Identity { .. } => Reason::IdentityMismatch,
             hbone::Error::Http2(_) | hbone::Error::Request(_) => Reason::H2Failure,
+            hbone::Error::Status(StatusCode::UNAUTHORIZED) => Reason::Denied,
             hbone::Error::Status(_) => Reason::Rejected,
             hbone::Error::Full(_) => Reason::LimitExceeded,
         };

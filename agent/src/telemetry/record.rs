@@ -71,6 +71,7 @@ pub struct Record {
     pub verdict: Option<Verdict>,
     /// With or without a tunnel.
     pub protocol: Protocol,
+    skipped: Vec<String>,
     counters: Arc<Counters>,
     series: Option<Series>,
     end: Option<(Reason, Option<String>)>,
@@ -97,6 +98,7 @@ impl Record {
             authority: None,
             verdict: None,
             protocol: Protocol::Tcp,
+            skipped: Vec::new(),
             counters: Arc::default(),
             series: None,
             end: None,
@@ -119,6 +121,11 @@ impl Record {
         series.opened.inc();
         self.series = Some(series);
         self.counters.clone()
+    }
+
+    /// An endpoint could not be reached, and another one is tried.
+    pub fn skip(&mut self, endpoint: SocketAddr, reason: Reason) {
+        self.skipped.push(format!("{endpoint} {}", reason.as_str()));
     }
 
     /// Ends the story.
@@ -180,6 +187,7 @@ impl Record {
             bytes_recv = received,
             duration = format_args!("{duration}ms"),
             reason = reason.as_str(),
+            skipped = (!self.skipped.is_empty()).then(|| self.skipped.join(", ")),
             policy = self.verdict.as_ref().map(ToString::to_string),
             error,
             },
