@@ -23,6 +23,7 @@ use crate::{
     outbound::Outbound,
     redirect::{self, Arrival, Captured, Enrolment, LocalPod},
     relay,
+    route::Loads,
     telemetry::{
         Reason, Record, Telemetry,
         admin::{self, Admin, Readiness},
@@ -130,6 +131,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         outbound: Outbound {
             snapshot: snapshot.clone(),
             pool: pool.clone(),
+            loads: Loads::default(),
             telemetry: telemetry.clone(),
             cluster: cluster.clone(),
         },

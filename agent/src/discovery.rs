@@ -2,5 +2,5 @@
 pub mod model;
 pub mod snapshot;
 
-pub use model::{Protocol, Service, ServicePort, Target, Workload};
+pub use model::{Distribution, Locality, Protocol, Service, ServicePort, Target, Workload};
 pub use snapshot::{Policies, Snapshot};

@@ -15,7 +15,7 @@ use crate::{
     identity::Identity,
     redirect::{Captured, LocalPod},
     relay::{self, Ended, relay},
-    route::{self, NextHop, Via},
+    route::{self, Choice, Load, Loads, NextHop, Via},
     telemetry::{Failure, Protocol, Reason, Record, Telemetry},
 };
 
@@ -46,6 +46,8 @@ pub struct Outbound {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Open tunnels.
     pub pool: Pool,
+    /// Open connections by endpoint.
+    pub loads: Loads,
     /// Where records go.
     pub telemetry: Arc<Telemetry>,
     /// The name that peers are told of this cluster.
@@ -72,11 +74,11 @@ impl Outbound {
         record: &mut Record,
     ) -> Result<Ended, Failure> {
         match self.reach(pod, &captured.flow, record).await {
-            Ok(Upstream::Plain(server)) => {
+            Ok((Upstream::Plain(server), _load)) => {
                 let counters = record.opened();
                 Ok(relay(captured.stream, server, &counters).await)
             }
-            Ok(Upstream::Tunnel(tunnel)) => {
+            Ok((Upstream::Tunnel(tunnel), _load)) => {
                 let counters = record.opened();
                 Ok(relay(captured.stream, tunnel, &counters).await)
             }
@@ -95,24 +97,30 @@ impl Outbound {
         pod: &LocalPod,
         flow: &Flow,
         record: &mut Record,
-    ) -> Result<Upstream, Failure> {
+    ) -> Result<(Upstream, Option<Load>), Failure> {
         let began = clock::now();
         let (mut pause, mut tried) = (FIRST_PAUSE, Vec::new());
         loop {
             let snapshot = self.snapshot.borrow().clone();
             let to = flow.destination;
-            let hop = route::next_hop(&snapshot, pod.uid(), to, &tried, rand::random())?;
+            let hop = self.choose(&snapshot, pod, to, &tried)?;
             if snapshot.is_partial() && hop.workload.is_none() && pod.is_mesh(to.ip()) {
                 let text = format!("{} is of the mesh, but what describes it is damaged", to.ip());
                 return Err(Failure::new(Reason::NoRoute, text));
             }
             record.service.clone_from(&hop.service);
             record.destination.workload.clone_from(&hop.workload);
+            let load = hop.workload.as_ref().map(|workload| self.loads.open(&workload.uid));
             let failure = match self.dial(pod, flow, &hop, record).await {
-                Ok(reached) => return Ok(reached),
+                Ok(reached) => return Ok((reached, load)),
                 Err(failure) => failure,
             };
-            tried.extend(hop.workload.as_ref().map(|workload| workload.uid.clone()));
+            if let Some(workload) =
+                hop.workload.as_ref().filter(|_| failure.reason.is_endpoints_own())
+            {
+                self.loads.failed(&workload.uid, clock::now());
+                tried.push(workload.uid.clone());
+            }
             let refused = failure.reason == Reason::ConnectRefused && hop.via != Via::Plain;
             let patient = clock::now().saturating_duration_since(began) < REFUSALS_BORNE;
             if failure.reason.is_endpoints_own()
@@ -128,6 +136,19 @@ impl Outbound {
                 return Err(failure);
             }
         }
+    }
+
+    fn choose(
+        &self,
+        snapshot: &Snapshot,
+        pod: &LocalPod,
+        to: SocketAddr,
+        tried: &[Arc<str>],
+    ) -> Result<NextHop, route::Error> {
+        let now = clock::now();
+        let load = |uid: &str| self.loads.of(uid, now);
+        let choice = Choice { tried, load: &load, random: rand::random() };
+        route::next_hop(snapshot, pod.uid(), to, &choice)
     }
 
     async fn dial(

@@ -1,6 +1,7 @@
 //! Pure: snapshot + destination → where to dial, and whom to expect there.
 //! Never: dials, asks for certificates.
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -8,9 +9,13 @@ use std::{
 use culvert_ebpf::abi::HBONE_PORT;
 
 use crate::{
-    discovery::{Protocol, Service, Snapshot, Workload},
+    discovery::{Distribution, Protocol, Service, Snapshot, Workload},
     identity::Identity,
 };
+
+pub mod load;
+
+pub use load::{Load, Loads};
 
 /// Where a connection goes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +66,8 @@ pub enum Error {
 }
 
 /// Decides where a connection from the workload `source` to `destination` goes.
-/// `random` chooses among the endpoints of a service; those of the workloads `tried` come last.
+/// Of a service's endpoints it is one that the service prefers for this client; of two that `random`
+/// picks, the one to which `choice` says fewer connections are open. Those that were tried come last.
 ///
 /// # Errors
 /// When the destination is a service that cannot serve the port at the moment.
@@ -69,11 +75,11 @@ pub fn next_hop(
     snapshot: &Snapshot,
     source: &str,
     destination: SocketAddr,
-    tried: &[Arc<str>],
-    random: u64,
+    choice: &Choice<'_>,
 ) -> Result<NextHop, Error> {
     if let Some(service) = snapshot.service_at(destination.ip()) {
-        let (workload, endpoint) = endpoint(snapshot, service, destination, (tried, random))?;
+        let client = snapshot.workload(source).map(|workload| &**workload);
+        let (workload, endpoint) = endpoint(snapshot, service, (client, destination), choice)?;
         return Ok(hop(source, endpoint, Some(workload), Some(service.clone())));
     }
     let workload = snapshot.workload_at(destination.ip()).cloned();
@@ -98,6 +104,23 @@ fn hop(
     NextHop { via, endpoint, workload, service }
 }
 
+/// What the choice among endpoints depends on, beside what the mesh looks like.
+#[derive(Clone, Copy)]
+pub struct Choice<'a> {
+    /// Workloads that could not be reached just now.
+    pub tried: &'a [Arc<str>],
+    /// Connections that are open to a workload.
+    pub load: &'a dyn Fn(&str) -> usize,
+    /// Any number, each as likely as any other.
+    pub random: u64,
+}
+
+impl fmt::Debug for Choice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Choice").field("tried", &self.tried).finish_non_exhaustive()
+    }
+}
+
 /// Whether the service that was dialled has a ready endpoint beyond the workloads `tried`.
 pub fn has_others(snapshot: &Snapshot, destination: SocketAddr, tried: &[Arc<str>]) -> bool {
     let service = snapshot.service_at(destination.ip());
@@ -120,27 +143,66 @@ fn ready<'a>(
     })
 }
 
-/// One of the service's ready endpoints, each as likely as any other that was not tried.
+/// How close an endpoint is, by what the service prefers: the highest present is taken. `None` for
+/// one that may not be taken at all.
+fn closeness(distribution: Distribution, client: Option<&Workload>, to: &Workload) -> Option<u8> {
+    let Some(client) = client else {
+        return (distribution != Distribution::OnlyNode).then_some(0);
+    };
+    let (own, other) = (&client.locality, &to.locality);
+    let region = !own.region.is_empty() && own.region == other.region;
+    let zone = !own.zone.is_empty() && own.zone == other.zone && own.region == other.region;
+    let node = !client.node.is_empty() && client.node == to.node;
+    let near = if zone { 2 } else { u8::from(region) };
+    match distribution {
+        Distribution::Any => Some(0),
+        Distribution::SameZone => Some(near),
+        Distribution::SameNode => Some(if node { 3 } else { near }),
+        Distribution::OnlyNode => node.then_some(0),
+    }
+}
+
+/// One of the service's ready endpoints.
 fn endpoint(
     snapshot: &Snapshot,
     service: &Arc<Service>,
-    destination: SocketAddr,
-    (tried, random): (&[Arc<str>], u64),
+    (client, destination): (Option<&Workload>, SocketAddr),
+    choice: &Choice<'_>,
 ) -> Result<(Arc<Workload>, SocketAddr), Error> {
     let port = destination.port();
     if !service.ports.iter().any(|known| known.port == port) {
         return Err(Error::NoPort { service: service.hostname.clone(), port });
     }
-    let mut ready: Vec<_> = ready(snapshot, service, destination).collect();
-    if ready.iter().any(|(workload, _)| !tried.contains(&workload.uid)) {
-        ready.retain(|(workload, _)| !tried.contains(&workload.uid));
+    let close = |to: &Workload| closeness(service.distribution, client, to);
+    let mut ready: Vec<_> = ready(snapshot, service, destination)
+        .filter_map(|(workload, address)| Some((close(workload)?, workload, address)))
+        .collect();
+    let fresh = |workload: &Arc<Workload>| !choice.tried.contains(&workload.uid);
+    if ready.iter().any(|(_, workload, _)| fresh(workload)) {
+        ready.retain(|(_, workload, _)| fresh(workload));
     }
-    let count = ready.len() as u64;
-    let chosen =
-        random.checked_rem(count).and_then(|index| ready.get(usize::try_from(index).ok()?));
-    chosen
-        .map(|(workload, address)| ((*workload).clone(), *address))
+    let closest = ready.iter().map(|(close, ..)| *close).max();
+    ready.retain(|(close, ..)| Some(*close) == closest);
+    two_choices(&ready, choice)
+        .map(|(_, workload, address)| ((*workload).clone(), *address))
         .ok_or_else(|| Error::NoEndpoint { service: service.hostname.clone(), port })
+}
+
+type Candidate<'a> = (u8, &'a Arc<Workload>, SocketAddr);
+
+/// Of two different candidates at random the one with fewer open connections: nearly as even as the
+/// least loaded of all, without a herd that runs after it (Mitzenmacher, 2001).
+fn two_choices<'a, 'b>(
+    candidates: &'b [Candidate<'a>],
+    choice: &Choice<'_>,
+) -> Option<&'b Candidate<'a>> {
+    let count = u64::try_from(candidates.len()).ok().filter(|count| *count > 0)?;
+    let first = (choice.random & 0xffff_ffff) % count;
+    let other = (first + 1 + (choice.random >> 32) % count.saturating_sub(1).max(1)) % count;
+    let candidate = |index: u64| candidates.get(usize::try_from(index).ok()?);
+    let (first, other) = (candidate(first)?, candidate(other)?);
+    let load = |candidate: &Candidate<'_>| (choice.load)(&candidate.1.uid);
+    Some(if load(other) < load(first) { other } else { first })
 }
 
 /// The workload's address of the family that was dialled, else any.
@@ -198,7 +260,7 @@ metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
     /// `plain <endpoint>`, `tunnel <endpoint> via <agent> as <identity>`, or the error.
     fn described(destination: &str, random: u64) -> String {
         let source = "Kubernetes//Pod/shop/web";
-        match next_hop(&mesh(), source, destination.parse().unwrap(), &[], random) {
+        match next_hop(&mesh(), source, destination.parse().unwrap(), &choice(&[], random)) {
             Err(error) => error.to_string(),
             Ok(NextHop { via: Via::Plain, endpoint, .. }) => format!("plain {endpoint}"),
             Ok(NextHop { via: Via::Tunnel { address, expected }, endpoint, .. }) => {
@@ -208,13 +270,59 @@ metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
         }
     }
 
+    fn choice(tried: &[Arc<str>], random: u64) -> Choice<'_> {
+        Choice { tried, load: &|_| 0, random }
+    }
+
+    #[test]
+    fn of_two_choices_the_one_with_fewer_connections_wins() {
+        let (mesh, vip) = (mesh(), "10.96.0.1:80".parse().unwrap());
+        for random in [0, 1, 2, 3, u64::MAX, 1 << 33] {
+            let load = |uid: &str| if uid.ends_with("cart-0") { 5 } else { 4 };
+            let choice = Choice { tried: &[], load: &load, random };
+            let hop = next_hop(&mesh, "Kubernetes//Pod/shop/web", vip, &choice).unwrap();
+            assert_eq!(&*hop.workload.unwrap().name, "cart-1");
+        }
+    }
+
+    #[test]
+    fn a_service_may_prefer_what_is_close_or_insist_on_it() {
+        use crate::discovery::Locality;
+        let workload = |node: &str, region: &str, zone: &str| {
+            let mut workload = (**mesh().workload("Kubernetes//Pod/shop/web").unwrap()).clone();
+            workload.node = node.into();
+            workload.locality = Locality { region: region.into(), zone: zone.into() };
+            workload
+        };
+        let client = workload("n1", "eu", "a");
+        for (node, region, zone, expected) in [
+            ("n1", "eu", "a", [Some(0), Some(2), Some(3), Some(0)]),
+            ("n2", "eu", "a", [Some(0), Some(2), Some(2), None]),
+            ("n3", "eu", "b", [Some(0), Some(1), Some(1), None]),
+            ("n4", "us", "a", [Some(0), Some(0), Some(0), None]),
+            ("n5", "", "", [Some(0), Some(0), Some(0), None]),
+        ] {
+            let to = workload(node, region, zone);
+            let all = [
+                Distribution::Any,
+                Distribution::SameZone,
+                Distribution::SameNode,
+                Distribution::OnlyNode,
+            ];
+            assert_eq!(all.map(|d| closeness(d, Some(&client), &to)), expected, "{node}");
+        }
+        let nowhere = workload("", "", "");
+        assert_eq!(closeness(Distribution::SameNode, Some(&nowhere), &nowhere), Some(0));
+    }
+
     #[test]
     fn endpoints_that_were_tried_come_last() {
         let (mesh, vip) = (mesh(), "10.96.0.1:80".parse().unwrap());
         let (first, second): (Arc<str>, Arc<str>) =
             ("Kubernetes//Pod/shop/cart-0".into(), "Kubernetes//Pod/shop/cart-1".into());
         let chosen = |tried: &[Arc<str>], random| {
-            let hop = next_hop(&mesh, "Kubernetes//Pod/shop/web", vip, tried, random).unwrap();
+            let choice = choice(tried, random);
+            let hop = next_hop(&mesh, "Kubernetes//Pod/shop/web", vip, &choice).unwrap();
             hop.workload.unwrap().uid.clone()
         };
         for random in 0..4 {

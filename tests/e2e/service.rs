@@ -26,7 +26,7 @@ fn an_endpoint_that_refuses_is_skipped_and_the_record_says_so() -> Result<()> {
     let records = a1.records();
     assert!(records.iter().all(|r| r.reason == "ok"), "{records:?}");
     let skipped = records.iter().filter(|r| r.skipped.is_some()).count();
-    assert!((5..36).contains(&skipped), "{skipped} of 40 skipped the silent endpoint");
+    assert!((1..20).contains(&skipped), "{skipped} of 40 skipped the silent endpoint");
     assert!(records.iter().flat_map(|r| &r.skipped).all(|text| text.contains("rejected")));
     Ok(())
 }

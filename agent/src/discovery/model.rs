@@ -17,6 +17,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// The node that it runs on; empty when it is on none yet.
     pub node: Arc<str>,
+    /// Where that node stands.
+    pub locality: Locality,
     /// Whom its certificate must prove it to be.
     pub identity: Identity,
     /// How peers reach it.
@@ -61,10 +63,36 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// What it listens on.
     pub ports: Vec<ServicePort>,
+    /// Which endpoints clients prefer.
+    pub distribution: Distribution,
     /// Workloads behind it (by uid), with the target port of each service port there.
     pub endpoints: BTreeMap<Arc<str>, Target>,
     /// Where it was declared.
     pub origin: Origin,
+}
+
+/// Which of a service's endpoints a client prefers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distribution {
+    /// All alike.
+    #[default]
+    Any,
+    /// Those of its zone, else of its region, else any (`trafficDistribution: PreferClose` or
+    /// `PreferSameZone`).
+    SameZone,
+    /// Those of its node, else as `SameZone` (`PreferSameNode`).
+    SameNode,
+    /// Those of its node and no others (`internalTrafficPolicy: Local`).
+    OnlyNode,
+}
+
+/// Where a node stands (`topology.kubernetes.io/region` and `zone`); empty when nobody says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// The region.
+    pub region: Arc<str>,
+    /// The zone within it.
+    pub zone: Arc<str>,
 }
 
 /// One port of a service.

@@ -13,7 +13,10 @@ use super::{
     security,
 };
 use crate::{
-    discovery::{Policies, Protocol, Service, ServicePort, Snapshot, Target, Workload},
+    discovery::{
+        Distribution, Locality, Policies, Protocol, Service, ServicePort, Snapshot, Target,
+        Workload,
+    },
     identity::Identity,
     origin::{Origin, Problem},
     policy::PeerAuthentication,
@@ -41,7 +44,13 @@ const CGROUP: &str = "culvert.dev/cgroup";
 pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
     let (objects, problems) = folder.objects();
     let partial = folder.is_partial();
-    let mut mesh = Mesh { settings, problems, pods: Vec::new(), by_namespace: HashMap::new() };
+    let mut mesh = Mesh {
+        settings,
+        localities: localities(&objects),
+        problems,
+        pods: Vec::new(),
+        by_namespace: HashMap::new(),
+    };
     let enrolled = enrolled_namespaces(&objects);
     for found in &objects {
         if let Object::Pod(pod) = &found.object {
@@ -68,7 +77,11 @@ fn enrolled_namespaces<'a>(objects: &[&'a Found]) -> HashMap<&'a str, bool> {
             let metadata = &namespace.metadata;
             Some((metadata.name.as_str(), is_ambient(&metadata.labels)))
         }
-        Object::Pod(_) | Object::Service(_) | Object::Policy(_) | Object::Peer(_) => None,
+        Object::Node(_)
+        | Object::Pod(_)
+        | Object::Service(_)
+        | Object::Policy(_)
+        | Object::Peer(_) => None,
     };
     objects.iter().filter_map(namespace).collect()
 }
@@ -77,8 +90,41 @@ fn is_ambient(labels: &Labels) -> bool {
     labels.get(MODE).is_some_and(|mode| mode == "ambient")
 }
 
+/// Where each node stands.
+fn localities<'a>(objects: &[&'a Found]) -> HashMap<&'a str, Locality> {
+    let mut localities = HashMap::new();
+    for found in objects {
+        if let Object::Node(node) = &found.object {
+            let label = |name: &str| {
+                let name = format!("topology.kubernetes.io/{name}");
+                node.metadata.labels.get(&name).map_or("", String::as_str).into()
+            };
+            let locality = Locality { region: label("region"), zone: label("zone") };
+            localities.insert(node.metadata.name.as_str(), locality);
+        }
+    }
+    localities
+}
+
+/// Kubernetes' `internalTrafficPolicy` comes before `trafficDistribution`.
+fn distribution(spec: &objects::ServiceSpec) -> Result<Distribution, String> {
+    match (spec.internal_traffic_policy.as_str(), spec.traffic_distribution.as_str()) {
+        ("Local", _) => Ok(Distribution::OnlyNode),
+        ("" | "Cluster", "") => Ok(Distribution::Any),
+        ("" | "Cluster", "PreferClose" | "PreferSameZone") => Ok(Distribution::SameZone),
+        ("" | "Cluster", "PreferSameNode") => Ok(Distribution::SameNode),
+        ("" | "Cluster", other) => Err(format!(
+            "spec.trafficDistribution {other:?} is none of PreferClose, PreferSameZone, PreferSameNode"
+        )),
+        (other, _) => {
+            Err(format!("spec.internalTrafficPolicy {other:?} is none of Cluster, Local"))
+        }
+    }
+}
+
 struct Mesh<'a> {
     settings: &'a Settings,
+    localities: HashMap<&'a str, Locality>,
     problems: Vec<Problem>,
     pods: Vec<(Workload, &'a objects::Pod)>,
     by_namespace: HashMap<&'a str, Vec<usize>>,
@@ -122,6 +168,7 @@ impl<'a> Mesh<'a> {
             namespace: namespace.into(),
             addresses: if pod.spec.host_network { Vec::new() } else { addresses(&pod.status)? },
             node: pod.spec.node_name.as_str().into(),
+            locality: self.localities.get(&*pod.spec.node_name).cloned().unwrap_or_default(),
             identity,
             protocol: if enrolled { Protocol::Hbone } else { Protocol::Tcp },
             ready: is_ready(&pod.status),
@@ -172,7 +219,7 @@ impl<'a> Mesh<'a> {
                     let peer = security::peer_authentication(peer, origin, root, problems);
                     all.peers.push(Arc::new(peer));
                 }
-                Object::Namespace(_) | Object::Pod(_) | Object::Service(_) => {}
+                Object::Namespace(_) | Object::Node(_) | Object::Pod(_) | Object::Service(_) => {}
             }
         }
         all.policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -193,6 +240,10 @@ impl<'a> Mesh<'a> {
                 return None;
             }
         };
+        let distribution = distribution(&service.spec).unwrap_or_else(|text| {
+            self.problems.push(Problem { origin: origin.clone(), text });
+            Distribution::Any
+        });
         let domain = &self.settings.cluster_domain;
         let ports = service.spec.ports.iter().filter(|port| is_tcp(port));
         Some(Service {
@@ -203,6 +254,7 @@ impl<'a> Mesh<'a> {
             ports: ports
                 .map(|port| ServicePort { name: port.name.as_str().into(), port: port.port })
                 .collect(),
+            distribution,
             endpoints: self.endpoints(service),
             origin: origin.clone(),
         })

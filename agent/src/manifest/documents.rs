@@ -200,7 +200,7 @@ type Parsed = Result<Object, (u32, String)>;
 /// Kinds that the mesh is not made of are other people's.
 fn object(head: &Head, read: impl FnOnce(&str) -> Parsed) -> Result<Option<Object>, (u32, String)> {
     match (head.api_version.as_str(), head.kind.as_str()) {
-        ("v1", kind @ ("Namespace" | "Pod" | "Service"))
+        ("v1", kind @ ("Namespace" | "Node" | "Pod" | "Service"))
         | ("security.istio.io/v1" | "security.istio.io/v1beta1", kind @ (POLICY | PEER)) => {
             read(kind).map(Some)
         }
@@ -211,6 +211,7 @@ fn object(head: &Head, read: impl FnOnce(&str) -> Parsed) -> Result<Option<Objec
 fn from_text(kind: &str, document: &str) -> Parsed {
     Ok(match kind {
         "Namespace" => Object::Namespace(yaml(document)?),
+        "Node" => Object::Node(yaml(document)?),
         "Pod" => Object::Pod(Box::new(yaml(document)?)),
         POLICY => Object::Policy(Box::new(yaml(document)?)),
         PEER => Object::Peer(Box::new(yaml(document)?)),
@@ -221,6 +222,7 @@ fn from_text(kind: &str, document: &str) -> Parsed {
 fn from_value(kind: &str, item: Value) -> Parsed {
     let read = match kind {
         "Namespace" => serde_json::from_value(item).map(Object::Namespace),
+        "Node" => serde_json::from_value(item).map(Object::Node),
         "Pod" => serde_json::from_value(item).map(|pod| Object::Pod(Box::new(pod))),
         POLICY => serde_json::from_value(item).map(|policy| Object::Policy(Box::new(policy))),
         PEER => serde_json::from_value(item).map(|peer| Object::Peer(Box::new(peer))),
@@ -233,12 +235,17 @@ fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Fo
     let Some(object) = object else { return };
     let (kind, metadata) = match &object {
         Object::Namespace(namespace) => ("Namespace", &namespace.metadata),
+        Object::Node(node) => ("Node", &node.metadata),
         Object::Pod(pod) => ("Pod", &pod.metadata),
         Object::Service(service) => ("Service", &service.metadata),
         Object::Policy(policy) => (POLICY, &policy.metadata),
         Object::Peer(peer) => (PEER, &peer.metadata),
     };
-    let space = if kind == "Namespace" { String::new() } else { metadata.namespace.clone() };
+    let space = if matches!(kind, "Namespace" | "Node") {
+        String::new()
+    } else {
+        metadata.namespace.clone()
+    };
     let name = (kind, space, metadata.name.clone());
     objects.insert(name, Found { origin: origin.clone(), object });
 }

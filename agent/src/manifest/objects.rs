@@ -11,6 +11,8 @@ use super::security::{AuthorizationPolicy, PeerAuthenticationObject};
 pub(super) enum Object {
     /// A Namespace, for its labels.
     Namespace(Namespace),
+    /// A Node, for where it stands.
+    Node(Namespace),
     /// A Pod.
     Pod(Box<Pod>),
     /// A Service.
@@ -71,7 +73,7 @@ pub(super) struct Owner {
     pub(super) controller: bool,
 }
 
-/// A Namespace.
+/// A Namespace, or a Node: only the metadata matter.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub(super) struct Namespace {
     /// Name and labels.
@@ -187,6 +189,12 @@ pub(super) struct ServiceSpec {
     /// What it listens on.
     #[serde(default)]
     pub(super) ports: Vec<ServicePort>,
+    /// `Cluster` or `Local`.
+    #[serde(default)]
+    pub(super) internal_traffic_policy: String,
+    /// `PreferClose` and its kind.
+    #[serde(default)]
+    pub(super) traffic_distribution: String,
     /// Whether pods that are not ready are behind it too.
     #[serde(default)]
     pub(super) publish_not_ready_addresses: bool,

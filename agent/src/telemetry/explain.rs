@@ -9,7 +9,7 @@ use crate::{
     discovery::{Protocol, Snapshot, Workload},
     origin::Origin,
     policy::{Asked, Verdict, authorize},
-    route::{self, NextHop, Via},
+    route::{self, Choice, NextHop, Via},
 };
 
 /// Explains a connection from `source` (`namespace/pod`, or an address) to `destination`
@@ -26,7 +26,12 @@ pub fn explain(snapshot: &Snapshot, source: &str, destination: &str) -> Result<V
     let from = json!({ "workload": client.uid, "identity": meshed.then(|| client.identity.to_string()),
         "declared": client.origin.to_string() });
     let hop = if meshed {
-        route::next_hop(snapshot, &client.uid, dialled, &[], 0)
+        route::next_hop(
+            snapshot,
+            &client.uid,
+            dialled,
+            &Choice { tried: &[], load: &|_| 0, random: 0 },
+        )
     } else {
         Ok(direct(snapshot, dialled))
     };
