@@ -1,5 +1,7 @@
 //! Pure: objects → workloads and services, the same whatever the order of the objects.
 //! Never: a second model beside discovery's.
+mod services;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -9,14 +11,11 @@ use std::{
 
 use super::{
     documents::{Folder, Found},
-    objects::{self, Labels, Object, TargetPort},
+    objects::{self, Labels, Object},
     security,
 };
 use crate::{
-    discovery::{
-        Distribution, Locality, Policies, Protocol, Service, ServicePort, Snapshot, Target,
-        Workload,
-    },
+    discovery::{Locality, Policies, Protocol, Snapshot, Workload},
     identity::Identity,
     origin::{Origin, Problem},
     policy::PeerAuthentication,
@@ -50,6 +49,7 @@ pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
         problems,
         pods: Vec::new(),
         by_namespace: HashMap::new(),
+        by_address: HashMap::new(),
     };
     let enrolled = enrolled_namespaces(&objects);
     for found in &objects {
@@ -60,10 +60,13 @@ pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
         }
     }
     mesh.report_shared_addresses();
+    let slices = services::slices(&objects);
     let mut services = Vec::new();
     for found in &objects {
         if let Object::Service(service) = &found.object {
-            services.extend(mesh.service(service, &found.origin));
+            let name = (service.metadata.namespace.as_str(), service.metadata.name.as_str());
+            let slices = slices.get(&name).map(Vec::as_slice);
+            services.extend(mesh.service(service, slices, &found.origin));
         }
     }
     let policies = mesh.policies(&objects, folder.may_lack_policies());
@@ -80,6 +83,7 @@ fn enrolled_namespaces<'a>(objects: &[&'a Found]) -> HashMap<&'a str, bool> {
         Object::Node(_)
         | Object::Pod(_)
         | Object::Service(_)
+        | Object::Slice(_)
         | Object::Policy(_)
         | Object::Peer(_) => None,
     };
@@ -106,28 +110,13 @@ fn localities<'a>(objects: &[&'a Found]) -> HashMap<&'a str, Locality> {
     localities
 }
 
-/// Kubernetes' `internalTrafficPolicy` comes before `trafficDistribution`.
-fn distribution(spec: &objects::ServiceSpec) -> Result<Distribution, String> {
-    match (spec.internal_traffic_policy.as_str(), spec.traffic_distribution.as_str()) {
-        ("Local", _) => Ok(Distribution::OnlyNode),
-        ("" | "Cluster", "") => Ok(Distribution::Any),
-        ("" | "Cluster", "PreferClose" | "PreferSameZone") => Ok(Distribution::SameZone),
-        ("" | "Cluster", "PreferSameNode") => Ok(Distribution::SameNode),
-        ("" | "Cluster", other) => Err(format!(
-            "spec.trafficDistribution {other:?} is none of PreferClose, PreferSameZone, PreferSameNode"
-        )),
-        (other, _) => {
-            Err(format!("spec.internalTrafficPolicy {other:?} is none of Cluster, Local"))
-        }
-    }
-}
-
 struct Mesh<'a> {
     settings: &'a Settings,
     localities: HashMap<&'a str, Locality>,
     problems: Vec<Problem>,
     pods: Vec<(Workload, &'a objects::Pod)>,
     by_namespace: HashMap<&'a str, Vec<usize>>,
+    by_address: HashMap<IpAddr, Arc<str>>,
 }
 
 impl<'a> Mesh<'a> {
@@ -139,6 +128,8 @@ impl<'a> Mesh<'a> {
             Ok(workload) => {
                 let index = self.pods.len();
                 self.by_namespace.entry(&pod.metadata.namespace).or_default().push(index);
+                let addresses = workload.addresses.iter();
+                self.by_address.extend(addresses.map(|address| (*address, workload.uid.clone())));
                 self.pods.push((workload, pod));
             }
             Err(text) => self.problems.push(Problem { origin: origin.clone(), text }),
@@ -219,7 +210,11 @@ impl<'a> Mesh<'a> {
                     let peer = security::peer_authentication(peer, origin, root, problems);
                     all.peers.push(Arc::new(peer));
                 }
-                Object::Namespace(_) | Object::Node(_) | Object::Pod(_) | Object::Service(_) => {}
+                Object::Namespace(_)
+                | Object::Node(_)
+                | Object::Pod(_)
+                | Object::Service(_)
+                | Object::Slice(_) => {}
             }
         }
         all.policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -229,56 +224,6 @@ impl<'a> Mesh<'a> {
         all.peers
             .sort_by(|a, b| (rank(a), &a.created, &a.name).cmp(&(rank(b), &b.created, &b.name)));
         all
-    }
-
-    fn service(&mut self, service: &objects::Service, origin: &Origin) -> Option<Service> {
-        let metadata = &service.metadata;
-        let vips = match vips(&service.spec) {
-            Ok(vips) => vips,
-            Err(text) => {
-                self.problems.push(Problem { origin: origin.clone(), text });
-                return None;
-            }
-        };
-        let distribution = distribution(&service.spec).unwrap_or_else(|text| {
-            self.problems.push(Problem { origin: origin.clone(), text });
-            Distribution::Any
-        });
-        let domain = &self.settings.cluster_domain;
-        let ports = service.spec.ports.iter().filter(|port| is_tcp(port));
-        Some(Service {
-            name: metadata.name.as_str().into(),
-            namespace: metadata.namespace.as_str().into(),
-            hostname: format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace).into(),
-            vips,
-            ports: ports
-                .map(|port| ServicePort { name: port.name.as_str().into(), port: port.port })
-                .collect(),
-            distribution,
-            endpoints: self.endpoints(service),
-            origin: origin.clone(),
-        })
-    }
-
-    fn endpoints(&self, service: &objects::Service) -> BTreeMap<Arc<str>, Target> {
-        let spec = &service.spec;
-        let none = Vec::new();
-        let members = self.by_namespace.get(service.metadata.namespace.as_str()).unwrap_or(&none);
-        let chosen = members
-            .iter()
-            .filter_map(|index| self.pods.get(*index))
-            .filter(|_| !spec.selector.is_empty())
-            .filter(|(workload, _)| workload.ready || spec.publish_not_ready_addresses)
-            .filter(|(_, pod)| {
-                spec.selector.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
-            });
-        chosen
-            .map(|(workload, pod)| {
-                let ports = spec.ports.iter().filter(|port| is_tcp(port));
-                let target = ports.filter_map(|port| Some((port.port, target_port(port, pod)?)));
-                (workload.uid.clone(), target.collect())
-            })
-            .collect()
     }
 }
 
@@ -318,41 +263,10 @@ fn workload_name(pod: &objects::Pod) -> String {
     }
 }
 
-fn vips(spec: &objects::ServiceSpec) -> Result<Vec<IpAddr>, String> {
-    let all = spec.cluster_ips.iter().map(String::as_str);
-    let mut vips = Vec::new();
-    for text in std::iter::once(spec.cluster_ip.as_str()).chain(all) {
-        if text.is_empty() || text == "None" {
-            continue;
-        }
-        let vip: IpAddr = text
-            .parse()
-            .map_err(|_| format!("spec.clusterIP {text:?} is neither an IP address nor None"))?;
-        if !vips.contains(&vip) {
-            vips.push(vip);
-        }
-    }
-    Ok(vips)
-}
-
-fn is_tcp(port: &objects::ServicePort) -> bool {
-    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
-}
-
-fn target_port(port: &objects::ServicePort, pod: &objects::Pod) -> Option<u16> {
-    match &port.target_port {
-        None => Some(port.port),
-        Some(TargetPort::Number(number)) => Some(*number),
-        Some(TargetPort::Name(name)) => {
-            let mut ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
-            ports.find(|candidate| candidate.name == *name).map(|found| found.container_port)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::Target;
 
     fn snapshot(yaml: &str) -> Snapshot {
         let settings = Settings {
@@ -409,6 +323,24 @@ mod tests {
             assert!(problem.text.contains(hint), "{problem:?}");
             assert!(problem.origin.to_string().starts_with("m.yaml:"));
         }
+    }
+
+    #[test]
+    fn slices_say_which_pods_are_behind_a_service_where_there_are_any() {
+        let snapshot = snapshot(
+            "{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: shop, labels: {app: x}}, spec: {}, status: {podIP: 10.0.0.1}}\n---\n\
+             {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: shop}, spec: {}, status: {podIP: 10.0.0.2}}\n---\n\
+             {kind: Pod, apiVersion: v1, metadata: {name: c, namespace: shop}, spec: {}, status: {podIP: 10.0.0.3}}\n---\n\
+             {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: x-1, namespace: shop, labels: {kubernetes.io/service-name: x}}, \
+             endpoints: [{addresses: [10.0.0.2]}, {addresses: [10.0.0.3], conditions: {ready: false}}, {addresses: [192.0.2.1]}], \
+             ports: [{name: http, port: 9000}, {name: other, port: 1}]}\n---\n\
+             {kind: Service, apiVersion: v1, metadata: {name: x, namespace: shop}, \
+             spec: {clusterIP: 10.96.0.1, selector: {app: x}, ports: [{name: http, port: 80}]}}\n",
+        );
+        assert!(snapshot.problems().is_empty(), "{:?}", snapshot.problems());
+        let service = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
+        let all: Vec<_> = service.endpoints.iter().map(|(uid, t)| (&**uid, t.clone())).collect();
+        assert_eq!(all, [("Kubernetes//Pod/shop/b", Target::from([(80, 9000)]))]);
     }
 
     #[test]

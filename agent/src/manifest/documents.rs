@@ -204,6 +204,7 @@ fn object(head: &Head, read: impl FnOnce(&str) -> Parsed) -> Result<Option<Objec
         | ("security.istio.io/v1" | "security.istio.io/v1beta1", kind @ (POLICY | PEER)) => {
             read(kind).map(Some)
         }
+        ("discovery.k8s.io/v1", kind @ "EndpointSlice") => read(kind).map(Some),
         _ => Ok(None),
     }
 }
@@ -213,6 +214,7 @@ fn from_text(kind: &str, document: &str) -> Parsed {
         "Namespace" => Object::Namespace(yaml(document)?),
         "Node" => Object::Node(yaml(document)?),
         "Pod" => Object::Pod(Box::new(yaml(document)?)),
+        "EndpointSlice" => Object::Slice(yaml(document)?),
         POLICY => Object::Policy(Box::new(yaml(document)?)),
         PEER => Object::Peer(Box::new(yaml(document)?)),
         _ => Object::Service(yaml(document)?),
@@ -224,6 +226,7 @@ fn from_value(kind: &str, item: Value) -> Parsed {
         "Namespace" => serde_json::from_value(item).map(Object::Namespace),
         "Node" => serde_json::from_value(item).map(Object::Node),
         "Pod" => serde_json::from_value(item).map(|pod| Object::Pod(Box::new(pod))),
+        "EndpointSlice" => serde_json::from_value(item).map(Object::Slice),
         POLICY => serde_json::from_value(item).map(|policy| Object::Policy(Box::new(policy))),
         PEER => serde_json::from_value(item).map(|peer| Object::Peer(Box::new(peer))),
         _ => serde_json::from_value(item).map(Object::Service),
@@ -238,6 +241,7 @@ fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Fo
         Object::Node(node) => ("Node", &node.metadata),
         Object::Pod(pod) => ("Pod", &pod.metadata),
         Object::Service(service) => ("Service", &service.metadata),
+        Object::Slice(slice) => ("EndpointSlice", &slice.metadata),
         Object::Policy(policy) => (POLICY, &policy.metadata),
         Object::Peer(peer) => (PEER, &peer.metadata),
     };

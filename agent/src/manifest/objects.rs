@@ -17,6 +17,8 @@ pub(super) enum Object {
     Pod(Box<Pod>),
     /// A Service.
     Service(Service),
+    /// An EndpointSlice.
+    Slice(EndpointSlice),
     /// An AuthorizationPolicy.
     Policy(Box<AuthorizationPolicy>),
     /// A PeerAuthentication.
@@ -198,6 +200,49 @@ pub(super) struct ServiceSpec {
     /// Whether pods that are not ready are behind it too.
     #[serde(default)]
     pub(super) publish_not_ready_addresses: bool,
+}
+
+/// An EndpointSlice (discovery.k8s.io/v1): endpoints of a service as somebody else knows them.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct EndpointSlice {
+    /// Name and labels; one of them names the service.
+    pub(super) metadata: Metadata,
+    /// The endpoints.
+    #[serde(default)]
+    pub(super) endpoints: Vec<SliceEndpoint>,
+    /// What all of them listen on.
+    #[serde(default)]
+    pub(super) ports: Vec<SlicePort>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct SliceEndpoint {
+    /// Its address; Kubernetes gives one.
+    #[serde(default)]
+    pub(super) addresses: Vec<String>,
+    /// Its state.
+    #[serde(default)]
+    pub(super) conditions: SliceConditions,
+}
+
+/// The state of a slice's endpoint. What is not said counts as true.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+pub(super) struct SliceConditions {
+    /// Whether it takes new connections.
+    #[serde(default)]
+    pub(super) ready: Option<bool>,
+}
+
+/// One port of a slice's endpoints.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct SlicePort {
+    /// The name of the service's port.
+    #[serde(default)]
+    pub(super) name: String,
+    /// Where the endpoints listen.
+    #[serde(default)]
+    pub(super) port: Option<u16>,
 }
 
 /// One port of a service.
