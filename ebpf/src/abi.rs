@@ -3,7 +3,7 @@
 //! Never: padding, `bool`, `usize`, `Option`, or logic beyond turning values into bytes and back.
 
 /// Version of these layouts, part of the pin path: agents with other layouts never share maps.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The port on which mesh peers deliver tunnels (HBONE).
 pub const HBONE_PORT: u16 = 15008;
@@ -27,8 +27,11 @@ pub const LISTEN_HBONE: u32 = 1;
 pub const NODE_NETNS: u32 = 0;
 /// Map `NODE`: how many prefixes there are. Without any, none is looked up.
 pub const NODE_PREFIXES: u32 = 1;
+/// Map `NODE`: not 0 when every destination of enrolled pods is captured, not only what the mesh
+/// knows.
+pub const NODE_CAPTURE_ALL: u32 = 2;
 /// Entries of map `NODE`.
-pub const NODE_ENTRIES: usize = 2;
+pub const NODE_ENTRIES: usize = 3;
 
 /// How long a handshake may take between agent and application, nanoseconds. A note that is older
 /// belongs to a connection that failed, and must not be taken by a later one with the same ports.
@@ -70,14 +73,12 @@ pub struct Pod {
     pub ip6: Ip,
     /// Where the agent listens for its connections, on the namespace's loopback.
     pub outbound_port: u16,
-    /// [`POD_CAPTURE_ALL`] or nothing.
-    pub flags: u16,
+    /// Always zero.
+    pub reserved: u16,
 }
 
 /// Size of [`Pod`] in bytes.
 pub const POD_SIZE: usize = 36;
-/// Redirect every destination, not only those that the mesh knows.
-pub const POD_CAPTURE_ALL: u16 = 1;
 
 impl Pod {
     /// As the map holds it.
@@ -86,7 +87,6 @@ impl Pod {
         bytes[..16].copy_from_slice(&ip_bytes(self.ip4));
         bytes[16..32].copy_from_slice(&ip_bytes(self.ip6));
         bytes[32..34].copy_from_slice(&self.outbound_port.to_ne_bytes());
-        bytes[34..].copy_from_slice(&self.flags.to_ne_bytes());
         bytes
     }
 }

@@ -1,7 +1,7 @@
 //! Pure: facts about a socket or packet → what becomes of it, and why.
 //! Never: a map look-up (callers pass one in), never who may talk to whom.
 use crate::{
-    abi::{HBONE_PORT, Ip, MAPPED, POD_CAPTURE_ALL, PROBE_NS, Pod, ROLE_AGENT},
+    abi::{HBONE_PORT, Ip, MAPPED, PROBE_NS, Pod, ROLE_AGENT, ROLE_DIALLED},
     why::Why,
 };
 
@@ -14,17 +14,32 @@ pub enum Connect {
     Redirect,
 }
 
-/// Decides about a TCP `connect()` from the namespace of an enrolled pod.
-/// `role` is the socket's mark; `is_mesh` is asked at most once, and only if it matters.
+/// Why a TCP `connect()` is none of the mesh's, whoever makes it. `role` is the socket's mark;
+/// `is_captured`, which asks for the destination, is asked at most once, and only if it matters: it
+/// is all the search that a connection to somewhere else costs.
 #[inline(always)]
-pub fn connect(pod: &Pod, role: u32, to: &Ip, is_mesh: impl FnOnce() -> bool) -> Connect {
+pub fn elsewhere(role: u32, to: &Ip, is_captured: impl FnOnce() -> bool) -> Option<Why> {
+    // A socket that dialled a mesh destination before has a mark to be looked after.
+    if role == ROLE_DIALLED {
+        return None;
+    }
+    if is_loopback(to) || is_unspecified(to) {
+        return Some(Why::ConnectLocal);
+    }
+    if is_captured() { None } else { Some(Why::ConnectNotMesh) }
+}
+
+/// Decides about a TCP `connect()` from the namespace of an enrolled pod. `is_captured` is asked at
+/// most once, and only if it matters.
+#[inline(always)]
+pub fn connect(pod: &Pod, role: u32, to: &Ip, is_captured: impl FnOnce() -> bool) -> Connect {
     if role == ROLE_AGENT {
         return Connect::Pass(Why::ConnectAgent);
     }
     if is_own(pod, to) {
         return Connect::Pass(Why::ConnectLocal);
     }
-    if pod.flags & POD_CAPTURE_ALL == 0 && !is_mesh() {
+    if !is_captured() {
         return Connect::Pass(Why::ConnectNotMesh);
     }
     Connect::Redirect
@@ -127,30 +142,45 @@ mod tests {
         })
     }
 
-    fn pod(flags: u16) -> Pod {
-        Pod { ip4: ip("10.1.0.2"), ip6: ip("fd00:1::2"), outbound_port: 0, flags }
+    fn pod() -> Pod {
+        Pod { ip4: ip("10.1.0.2"), ip6: ip("fd00:1::2"), outbound_port: 0, reserved: 0 }
     }
 
     #[test]
     fn only_mesh_destinations_of_applications_are_redirected() {
         let mesh = |to: Ip| to == ip("10.2.0.2") || to == ip("fd00:2::2");
-        for (to, role, flags, expected) in [
-            ("10.2.0.2", 0, 0, Connect::Redirect),
-            ("fd00:2::2", 0, 0, Connect::Redirect),
-            ("10.2.0.2", ROLE_AGENT, 0, Connect::Pass(Why::ConnectAgent)),
-            ("10.9.9.9", 0, 0, Connect::Pass(Why::ConnectNotMesh)),
-            ("10.9.9.9", 0, POD_CAPTURE_ALL, Connect::Redirect),
-            ("127.0.0.1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
-            ("127.9.9.9", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
-            ("0.0.0.0", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
-            ("::", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
-            ("::1", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
-            ("10.1.0.2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
-            ("fd00:1::2", 0, POD_CAPTURE_ALL, Connect::Pass(Why::ConnectLocal)),
+        for (to, role, all, expected) in [
+            ("10.2.0.2", 0, false, Connect::Redirect),
+            ("fd00:2::2", 0, false, Connect::Redirect),
+            ("10.2.0.2", ROLE_AGENT, false, Connect::Pass(Why::ConnectAgent)),
+            ("10.9.9.9", 0, false, Connect::Pass(Why::ConnectNotMesh)),
+            ("10.9.9.9", 0, true, Connect::Redirect),
+            ("10.9.9.9", ROLE_DIALLED, false, Connect::Pass(Why::ConnectNotMesh)),
+            ("127.0.0.1", 0, true, Connect::Pass(Why::ConnectLocal)),
+            ("127.9.9.9", 0, true, Connect::Pass(Why::ConnectLocal)),
+            ("0.0.0.0", 0, true, Connect::Pass(Why::ConnectLocal)),
+            ("::", 0, true, Connect::Pass(Why::ConnectLocal)),
+            ("::1", 0, true, Connect::Pass(Why::ConnectLocal)),
+            ("::1", ROLE_DIALLED, true, Connect::Pass(Why::ConnectLocal)),
+            ("10.1.0.2", 0, true, Connect::Pass(Why::ConnectLocal)),
+            ("fd00:1::2", 0, true, Connect::Pass(Why::ConnectLocal)),
         ] {
             let to_ip = ip(to);
-            assert_eq!(connect(&pod(flags), role, &to_ip, || mesh(to_ip)), expected, "{to}");
+            let is_captured = || all || mesh(to_ip);
+            let verdict = match elsewhere(role, &to_ip, is_captured) {
+                Some(why) => Connect::Pass(why),
+                None => connect(&pod(), role, &to_ip, is_captured),
+            };
+            assert_eq!(verdict, expected, "{to}");
         }
+    }
+
+    #[test]
+    fn a_connection_to_elsewhere_needs_no_pod_unless_its_socket_dialled_before() {
+        let to = ip("10.9.9.9");
+        assert_eq!(elsewhere(0, &to, || false), Some(Why::ConnectNotMesh));
+        assert_eq!(elsewhere(ROLE_DIALLED, &to, || unreachable!()), None);
+        assert_eq!(elsewhere(0, &ip("127.0.0.1"), || unreachable!()), Some(Why::ConnectLocal));
     }
 
     #[test]

@@ -3,16 +3,17 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{ErrorKind, Read, Write},
+    path::PathBuf,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use aya::{
     maps::{MapInfo, loaded_maps},
     programs::{ProgramInfo, loaded_programs},
 };
 use e2e::{
     Lab,
-    lab::ensure_nothing_left,
+    lab::{Node, ensure_nothing_left},
     until,
     wire::{RST, contains, segment, server_ports},
 };
@@ -65,7 +66,7 @@ fn a_restarted_agent_adopts_what_the_kernel_holds() -> Result<()> {
     echo(mesh.server.inside.listen(to)?);
     ask(&mut mesh.client.inside.connect(to)?, 1)?;
     let programs = |mesh: &Mesh| -> Result<Vec<_>> {
-        let pins = fs::read_dir(mesh.lab.nodes[0].pin().join("v1"))?;
+        let pins = fs::read_dir(pins(&mesh.lab.nodes[0])?)?;
         Ok(pins.map(|pin| pin.map(|pin| pin.file_name())).collect::<Result<Vec<_>, _>>()?)
     };
     let before = programs(&mesh)?;
@@ -97,7 +98,7 @@ fn a_pod_whose_label_went_while_the_agent_was_dead_is_released_by_the_next() -> 
 fn in_kernel(mesh: &Mesh) -> Result<(BTreeSet<u32>, BTreeSet<u32>)> {
     let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
     for node in &mesh.lab.nodes {
-        for pin in fs::read_dir(node.pin().join("v1"))? {
+        for pin in fs::read_dir(pins(node)?)? {
             let path = pin?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.starts_with("programs-") {
@@ -222,4 +223,10 @@ fn a_pod_whose_addresses_change_is_never_open_meanwhile() -> Result<()> {
     traffic.end()?;
     assert_eq!(server_ports(&wire.finish()), BTreeSet::from([15008]));
     Ok(())
+}
+
+/// The directory of the node's pins, below the version of their layout.
+fn pins(node: &Node) -> Result<PathBuf> {
+    let version = fs::read_dir(node.pin())?.next().context("nothing is pinned")??;
+    Ok(version.path())
 }

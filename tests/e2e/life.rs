@@ -142,3 +142,25 @@ fn a_pod_that_is_made_anew_under_the_same_name_is_enrolled_anew() -> Result<()> 
     assert_eq!(record.protocol, "hbone");
     Ok(())
 }
+
+#[test]
+fn a_pod_whose_namespace_is_made_anew_under_its_old_path_is_enrolled_anew() -> Result<()> {
+    let Mesh { a1, a2: _a2, client, server, lab } = Mesh::new()?;
+    let redirected = || a1.kernel("connect_redirected").unwrap_or(0);
+    let client = lab.renew(client)?;
+    until("what the new namespace dials is captured", || {
+        let before = redirected();
+        drop(client.inside.connect(server.at(81)));
+        redirected() > before
+    });
+    let listener = server.inside.listen(server.at(80))?;
+    let tunnelled = || {
+        a1.records().iter().filter(|r| r.direction == "outbound" && r.protocol == "hbone").count()
+    };
+    let before = tunnelled();
+    let (mut near, mut far, _) = joined(&listener, &client.inside, server.at(80))?;
+    say(&mut near, &mut far, b"hello")?;
+    drop((near, far));
+    until("it was carried by a tunnel", || tunnelled() > before);
+    Ok(())
+}

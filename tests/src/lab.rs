@@ -80,6 +80,7 @@ pub struct Pod {
     pub namespace: String,
     account: String,
     node: String,
+    index: u32,
     netns: PathBuf,
     cgroup: PathBuf,
 }
@@ -133,6 +134,23 @@ impl Lab {
         let pod = node.pod(spec)?;
         self.declare(&pod, spec.labels)?;
         Ok(pod)
+    }
+
+    /// The same pod once more, in a new network namespace under the old path, as after a restart of
+    /// its sandbox. Its manifest says nothing of it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn renew(&self, pod: Pod) -> Result<Pod> {
+        let node = self.nodes.iter().find(|node| node.name == pod.node).context("no such node")?;
+        let name = pod.netns.file_name().and_then(|name| name.to_str()).context("no name")?;
+        let (index, name) = (pod.index, name.to_owned());
+        ip(Some(&name), "link del eth0\n")?;
+        ip(None, &format!("netns del {name}\n"))?;
+        let Pod { name, namespace, account, inside, .. } = pod;
+        drop(inside);
+        let spec = PodSpec { name: &name, namespace: &namespace, account: &account, labels: &[] };
+        node.pod_at(&spec, index)
     }
 
     /// Writes the pod's manifest, with these labels.
@@ -289,7 +307,10 @@ impl Node {
     }
 
     fn pod(&self, spec: &PodSpec<'_>) -> Result<Pod> {
-        let index = self.pods.fetch_add(1, Ordering::Relaxed);
+        self.pod_at(spec, self.pods.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn pod_at(&self, spec: &PodSpec<'_>, index: u32) -> Result<Pod> {
         let host = u8::try_from(index).context("too many pods")?;
         let number = self.number;
         let netns = format!("{}p{number}-{index}", self.prefix);
@@ -320,6 +341,7 @@ impl Node {
             namespace: spec.namespace.into(),
             account: spec.account.into(),
             node: self.name.clone(),
+            index,
             netns: path,
             cgroup,
         })

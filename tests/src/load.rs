@@ -50,6 +50,8 @@ enum Shape {
     Pingpong,
     /// New connections, one message each.
     Rate,
+    /// New connections that nobody uses: each is closed by its server.
+    Connect,
     /// Bytes in bulk.
     Stream,
     /// Idle connections.
@@ -73,6 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Shape::Server => return server(arguments.addr),
         Shape::Pingpong => timed(arguments, "pingpong", pingpong)?,
         Shape::Rate => timed(arguments, "rate", rate)?,
+        Shape::Connect => timed(arguments, "connect", connections)?,
         Shape::Stream => stream(arguments)?,
         Shape::Hold => return hold(arguments),
     };
@@ -206,6 +209,35 @@ fn rate(arguments: &Arguments, latencies: &mut Vec<u32>) -> u64 {
     let start = Instant::now();
     let mut errors = 0;
     while start.elapsed().as_secs_f64() < arguments.secs {
+        let began = Instant::now();
+        match once() {
+            Ok(()) => latencies.push(micros(began)),
+            Err(_) => errors += 1,
+        }
+    }
+    errors
+}
+
+/// Opens `--rate` connections per second, and catches up when it falls behind.
+fn connections(arguments: &Arguments, latencies: &mut Vec<u32>) -> u64 {
+    let once = || -> io::Result<()> {
+        let mut stream = TcpStream::connect_timeout(&arguments.addr, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // A reset is how a server ends it that will not wait.
+        match stream.read(&mut [0]) {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    };
+    let gap = (arguments.rate > 0.0)
+        .then(|| Duration::from_secs_f64(arguments.conns as f64 / arguments.rate));
+    let start = Instant::now();
+    let (mut due, mut errors) = (start, 0);
+    while start.elapsed().as_secs_f64() < arguments.secs {
+        if let Some(gap) = gap {
+            due += gap;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
         let began = Instant::now();
         match once() {
             Ok(()) => latencies.push(micros(began)),

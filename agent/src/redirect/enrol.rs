@@ -138,6 +138,7 @@ impl Enrolment {
         let attachment = Attachment::open(&settings)?;
         let maps = Arc::new(Maps::open(&versioned(&settings.pin))?);
         maps.set_node(listener::node_cookie(&maps)?)?;
+        maps.set_capture_all(capture_all)?;
         let slots = maps.slots()?;
         let pods = HashMap::new();
         Ok(Self {
@@ -241,9 +242,7 @@ impl Enrolment {
                 "more destinations than the kernel has room for: every connection of enrolled pods is captured"
             );
             self.crowded = crowded;
-            for pod in self.pods.values() {
-                self.maps.set_pod(pod.cookie, &self.entry(&pod.workload, pod.ports[0]))?;
-            }
+            self.maps.set_capture_all(self.capture_all || crowded)?;
         }
         if !crowded {
             self.maps.sync_mesh(&addresses, !snapshot.is_partial())?;
@@ -360,7 +359,7 @@ impl Enrolment {
         }
         self.attachment.attach_pod(listeners.netns_cookie, &netns)?;
         let ports = listeners.ports()?;
-        let entry = self.entry(&workload, ports[0]);
+        let entry = entry(&workload, ports[0]);
         self.maps.set_pod(listeners.netns_cookie, &entry)?;
         let pod = LocalPod {
             cookie: listeners.netns_cookie,
@@ -398,19 +397,6 @@ impl Enrolment {
         Ok(())
     }
 
-    fn entry(&self, workload: &Workload, outbound_port: u16) -> abi::Pod {
-        let first = |v4: bool| {
-            let mut own = workload.addresses.iter().filter(|address| address.is_ipv4() == v4);
-            own.next().map_or([0; 4], |address| words(*address))
-        };
-        abi::Pod {
-            ip4: first(true),
-            ip6: first(false),
-            outbound_port: outbound_port.to_be(),
-            flags: if self.capture_all || self.crowded { abi::POD_CAPTURE_ALL } else { 0 },
-        }
-    }
-
     /// The pod's place among the listeners: the one that its address has already, or the first free.
     fn slot(&self, addresses: &[IpAddr]) -> Result<u32, Error> {
         if let Some(slot) = addresses.iter().find_map(|address| self.slots.get(address)) {
@@ -431,6 +417,20 @@ impl Enrolment {
             }
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// The pod as the kernel is to know it.
+fn entry(workload: &Workload, outbound_port: u16) -> abi::Pod {
+    let first = |v4: bool| {
+        let mut own = workload.addresses.iter().filter(|address| address.is_ipv4() == v4);
+        own.next().map_or([0; 4], |address| words(*address))
+    };
+    abi::Pod {
+        ip4: first(true),
+        ip6: first(false),
+        outbound_port: outbound_port.to_be(),
+        reserved: 0,
     }
 }
 

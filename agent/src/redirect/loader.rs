@@ -49,7 +49,7 @@ impl Attachment {
     /// Adopts the pinned programs, or loads, attaches and pins them.
     /// When the kernel refuses a step, nothing new stays attached.
     pub(super) fn open(settings: &Settings) -> Result<Self, Error> {
-        require_features()?;
+        require(&missing_features())?;
         let directory = versioned(&settings.pin);
         let pods = directory.join("pods");
         require_bpffs(&settings.pin)?;
@@ -165,8 +165,7 @@ pub(super) fn cgroup2_mount() -> Option<PathBuf> {
     })
 }
 
-fn require_features() -> Result<(), Error> {
-    let missing = missing_features();
+fn require(missing: &[super::Feature]) -> Result<(), Error> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -296,4 +295,24 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     move |source| Error::Load { what, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Feature, *};
+
+    #[test]
+    fn a_kernel_that_lacks_something_is_told_what_and_since_when_there_is_such_a_thing() {
+        require(&[]).unwrap();
+        let feature = |name, since, present| Feature { name, since, present };
+        let missing = [
+            feature("sk_lookup programs", "5.9", Ok(false)),
+            feature("socket storage", "5.2", Err("operation not permitted".into())),
+        ];
+        assert_eq!(
+            require(&missing).unwrap_err().to_string(),
+            "this kernel cannot capture connections: sk_lookup programs (since Linux 5.9); \
+             socket storage (since Linux 5.2): operation not permitted"
+        );
+    }
 }

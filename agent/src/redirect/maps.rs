@@ -14,8 +14,8 @@ use aya::maps::{
 };
 use culvert_ebpf::{
     abi::{
-        self, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MARK_SIZE, Mark, NODE_NETNS,
-        NODE_PREFIXES, POD_SIZE, Pod, ROLE_AGENT, ROLE_CAPTURED, ROLE_LISTENER,
+        self, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MARK_SIZE, Mark, NODE_CAPTURE_ALL,
+        NODE_NETNS, NODE_PREFIXES, POD_SIZE, Pod, ROLE_AGENT, ROLE_CAPTURED, ROLE_LISTENER,
     },
     why::Why,
 };
@@ -134,6 +134,11 @@ impl Maps {
     /// Tells the kernel which namespace is the node's own.
     pub(super) fn set_node(&self, netns: u64) -> Result<(), Error> {
         self.tables().node.set(NODE_NETNS, netns, 0).map_err(named("NODE"))
+    }
+
+    /// Whether every destination of enrolled pods is captured, not only what the mesh knows.
+    pub(super) fn set_capture_all(&self, all: bool) -> Result<(), Error> {
+        self.tables().node.set(NODE_CAPTURE_ALL, u64::from(all), 0).map_err(named("NODE"))
     }
 
     /// The pods that the kernel holds for enrolled, by namespace cookie.

@@ -14,8 +14,10 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use culvert_ebpf::{
-    abi::{Ip, MAPPED, Mark, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_NONE, ip_bytes},
-    decide::{Connect, connect, is_mapped, is_own},
+    abi::{
+        Ip, MAPPED, Mark, NODE_CAPTURE_ALL, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_NONE, ip_bytes,
+    },
+    decide::{Connect, connect, elsewhere, is_mapped, is_own},
     why::Why,
 };
 
@@ -65,18 +67,25 @@ unsafe fn dial(ctx: &SockAddrContext, to: Ip, family: Family) -> i32 {
             count(Why::ConnectOtherProtocol);
             return PASS;
         }
+        let socket = read(&raw const (*sa).__bindgen_anon_1.sk).cast::<c_void>();
+        let found = role_of(socket);
+        if let Some(why) = elsewhere(found, &to, || is_captured(&to)) {
+            count(why);
+            return PASS;
+        }
         let Some(pod) = PODS.get(&bpf_get_netns_cookie(sa.cast())) else {
             count(Why::ConnectNotEnrolled);
             return PASS;
         };
-        let socket = read(&raw const (*sa).__bindgen_anon_1.sk).cast::<c_void>();
         if socket.is_null() {
             return refuse();
         }
         let port = read(&raw const (*sa).user_port) as u16;
         let rewritten = port == pod.outbound_port && is_own(pod, &to);
         let role = forget_earlier_destination(socket, rewritten);
-        if let Connect::Pass(why) = connect(pod, role, &to, || is_mesh(&to)) {
+        if let Connect::Pass(why) =
+            connect(pod, role, &to, || found != ROLE_DIALLED || is_captured(&to))
+        {
             count(why);
             return PASS;
         }
@@ -90,6 +99,15 @@ unsafe fn dial(ctx: &SockAddrContext, to: Ip, family: Family) -> i32 {
         count(Why::ConnectRedirected);
         PASS
     }
+}
+
+#[inline(always)]
+unsafe fn role_of(socket: *mut c_void) -> u32 {
+    if socket.is_null() {
+        return ROLE_NONE;
+    }
+    // SAFETY: the socket is not null.
+    unsafe { mark_of(socket).map_or(ROLE_NONE, |mark| (*mark).role) }
 }
 
 /// A socket may be disconnected (AF_UNSPEC) and connected elsewhere: what it dialled before must
@@ -109,11 +127,13 @@ unsafe fn forget_earlier_destination(socket: *mut c_void, rewritten: bool) -> u3
     }
 }
 
+/// One search in a hash map; prefixes are searched only where there are any.
 #[inline(always)]
-fn is_mesh(to: &Ip) -> bool {
+fn is_captured(to: &Ip) -> bool {
     // SAFETY: values are plain integers, read once.
     unsafe {
-        MESH.get(to).is_some()
+        NODE.get(NODE_CAPTURE_ALL).is_some_and(|all| *all != 0)
+            || MESH.get(to).is_some()
             || NODE.get(NODE_PREFIXES).is_some_and(|count| *count != 0)
                 && PREFIXES.get(&Key::new(128, ip_bytes(*to))).is_some_and(|known| *known != 0)
     }

@@ -9,6 +9,7 @@
 mod cost;
 mod measure;
 mod plane;
+mod sink;
 mod table;
 
 use std::{fs, io::Write, path::PathBuf};
@@ -50,13 +51,25 @@ enum What {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// One pod that opens 14,000 connections per second, with a sink in the agent's place: what the
+    /// kernel's capture does by itself.
+    Capture,
+    #[command(hide = true)]
+    Sink(sink::Arguments),
 }
 
 fn main() -> Result<()> {
-    let What::L4 { secs, rounds, only, json } = Arguments::parse().what;
+    match Arguments::parse().what {
+        What::L4 { secs, rounds, only, json } => l4(secs, rounds, &only, json),
+        What::Capture => Ok(writeln!(std::io::stdout(), "{}", sink::steady()?)?),
+        What::Sink(arguments) => sink::run(&arguments),
+    }
+}
+
+fn l4(secs: f64, rounds: usize, only: &str, json: Option<PathBuf>) -> Result<()> {
     let planes = planes()?;
     let mut samples: Vec<Sample> = Vec::new();
-    for shape in SHAPES.iter().filter(|shape| shape.name.contains(&only)) {
+    for shape in SHAPES.iter().filter(|shape| shape.name.contains(only)) {
         for round in 0..rounds {
             for plane in &planes {
                 eprintln!("{} · {} · turn {} of {rounds}", shape.name, plane.name, round + 1);
@@ -65,9 +78,10 @@ fn main() -> Result<()> {
         }
     }
     let cost = cost::of_other_connections(&planes)?;
+    let capture = sink::steady()?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", table::table(&planes, &samples))?;
-    writeln!(out, "{cost}")?;
+    writeln!(out, "{cost}\n{capture}")?;
     if let Some(file) = json {
         let all: Vec<_> = samples.iter().map(Sample::to_json).collect();
         fs::write(&file, serde_json::to_string_pretty(&json!(all))?)

@@ -48,7 +48,7 @@ pub(crate) struct Plane {
 }
 
 /// Ends with its owner.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
