@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     clock,
-    config::{CaptureMode, Config, Format},
+    config::{CaptureMode, Config, Format, SameNode},
     discovery::Snapshot,
     drain::Drain,
     hbone::pool::{Pool, PoolLimits},
@@ -21,7 +21,7 @@ use crate::{
     inbound::Inbound,
     manifest,
     outbound::Outbound,
-    redirect::{self, Arrival, Captured, Enrolment, LocalPod},
+    redirect::{self, Arrival, Captured, Enrolment, LocalPod, LocalPods},
     relay,
     route::Loads,
     telemetry::{
@@ -124,25 +124,15 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     let limits =
         PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
     let pool = Pool::new(limits, background.clone());
-    let cluster: Arc<str> = config.cluster.as_str().into();
-    let places = Arc::new(Semaphore::new(config.limits.max_connections));
-    let stories = Stories {
-        places: places.clone(),
-        outbound: Outbound {
-            snapshot: snapshot.clone(),
-            pool: pool.clone(),
-            loads: Loads::default(),
-            telemetry: telemetry.clone(),
-            cluster: cluster.clone(),
-        },
-        inbound: Inbound {
-            snapshot: snapshot.clone(),
-            telemetry: telemetry.clone(),
-            places,
-            cluster,
-            drain: connections.clone(),
-        },
+    let (enrolled, pods) = watch::channel(LocalPods::new());
+    let inbound = Inbound {
+        snapshot: snapshot.clone(),
+        telemetry: telemetry.clone(),
+        places: Arc::new(Semaphore::new(config.limits.max_connections)),
+        cluster: config.cluster.as_str().into(),
+        drain: connections.clone(),
     };
+    let stories = Stories::new(inbound, &pool, &pods, config.same_node);
     let enrolment = Enrolment::open(
         config.node.clone(),
         capture_settings(&config),
@@ -158,9 +148,10 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         logging,
         pool,
         background: background.clone(),
+        pods,
     };
-    let (readiness, pods, quit) = operators.start(&enrolment).await?;
-    let node = Node { enrolment, keeper, stories, readiness, pods };
+    let (readiness, quit) = operators.start(&enrolment).await?;
+    let node = Node { enrolment, keeper, stories, readiness, pods: enrolled };
     let stopped = node.follow(snapshot, &quit).await;
     tracing::info!("stopping");
     telemetry.begin_drain();
@@ -180,6 +171,24 @@ struct Stories {
 }
 
 impl Stories {
+    fn new(
+        inbound: Inbound,
+        pool: &Pool,
+        pods: &watch::Receiver<LocalPods>,
+        same_node: SameNode,
+    ) -> Self {
+        let outbound = Outbound {
+            snapshot: inbound.snapshot.clone(),
+            pool: pool.clone(),
+            loads: Loads::default(),
+            telemetry: inbound.telemetry.clone(),
+            cluster: inbound.cluster.clone(),
+            pods: pods.clone(),
+            joining: (same_node == SameNode::Direct).then(|| inbound.clone()),
+        };
+        Self { places: inbound.places.clone(), outbound, inbound }
+    }
+
     async fn serve(self, pod: Arc<LocalPod>, arrival: Arrival, captured: Captured) {
         let Ok(_place) = self.places.try_acquire() else {
             let flow = &captured.flow;
@@ -206,7 +215,7 @@ struct Node {
     keeper: Keeper,
     stories: Stories,
     readiness: Readiness,
-    pods: watch::Sender<Vec<Arc<LocalPod>>>,
+    pods: watch::Sender<LocalPods>,
 }
 
 impl Node {
@@ -264,30 +273,28 @@ struct Operators<'a> {
     logging: Logging,
     pool: Pool,
     background: Drain,
+    pods: watch::Receiver<LocalPods>,
 }
 
 impl Operators<'_> {
-    async fn start(
-        self,
-        enrolment: &Enrolment,
-    ) -> anyhow::Result<(Readiness, watch::Sender<Vec<Arc<LocalPod>>>, Arc<Notify>)> {
+    async fn start(self, enrolment: &Enrolment) -> anyhow::Result<(Readiness, Arc<Notify>)> {
         let listen = &self.config.listen;
         let admin_listener = bind("listen.admin", listen.admin).await?;
         let metrics_listener = bind("listen.metrics", listen.metrics).await?;
         let ready_listener = bind("listen.ready", listen.ready).await?;
-        let (sender, pods) = watch::channel(Vec::new());
         let quit = Arc::new(Notify::new());
         let readiness = Readiness::waiting_for([ENROLLED]);
-        self.observe(enrolment, pods.clone());
+        self.observe(enrolment, self.pods.clone());
+        let (pods, join) = (self.pods, self.config.same_node == SameNode::Direct);
         let (snapshot, keeper, stop) = (self.snapshot, self.keeper, quit.clone());
         let explained = snapshot.clone();
         let admin = Arc::new(Admin {
             explain: Box::new(move |source, destination| {
-                explain(&explained.borrow(), source, destination)
+                explain(&explained.borrow(), join, (source, destination))
             }),
             dump: Box::new(move || {
                 let local: Vec<_> =
-                    pods.borrow().iter().map(|pod| pod.workload().clone()).collect();
+                    pods.borrow().values().map(|pod| pod.workload().clone()).collect();
                 dump(&snapshot.borrow(), &keeper.certificates(), &local)
             }),
             kernel: Box::new(enrolment.counters()),
@@ -300,10 +307,10 @@ impl Operators<'_> {
         background.spawn(metrics);
         let ready = admin::serve_readiness(ready_listener, readiness.clone(), background.clone());
         background.spawn(ready);
-        Ok((readiness, sender, quit))
+        Ok((readiness, quit))
     }
 
-    fn observe(&self, enrolment: &Enrolment, pods: watch::Receiver<Vec<Arc<LocalPod>>>) {
+    fn observe(&self, enrolment: &Enrolment, pods: watch::Receiver<LocalPods>) {
         let (pool, logging) = (self.pool.clone(), self.logging.clone());
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.telemetry.observe(enrolment.counters(), move || {

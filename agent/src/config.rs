@@ -28,6 +28,9 @@ pub struct Config {
     /// The namespace whose policies are the whole mesh's.
     #[serde(default = "root_namespace")]
     pub root_namespace: String,
+    /// How two enrolled pods of this node talk to each other.
+    #[serde(default)]
+    pub same_node: SameNode,
     /// Where Kubernetes objects come from.
     #[serde(default)]
     pub manifests: Manifests,
@@ -81,6 +84,18 @@ pub enum CaptureMode {
     Mesh,
     /// All of an enrolled pod.
     All,
+}
+
+/// How two enrolled pods of one node talk to each other.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SameNode {
+    /// The agent joins their connections: identity and policy are checked as ever, and nothing is
+    /// encrypted, because nothing leaves the kernel's memory.
+    #[default]
+    Direct,
+    /// By a tunnel, as between nodes.
+    Hbone,
 }
 
 /// How the kernel captures connections.

@@ -1,6 +1,10 @@
 //! Front: what the mesh knows: workloads, services, policies and the indexed view of them.
+mod claims;
 pub mod model;
 pub mod snapshot;
 
-pub use model::{Distribution, Locality, Protocol, Service, ServicePort, Target, Workload};
+pub use model::{
+    Distribution, Locality, Protocol, Service, ServicePort, Target, Waypoint, WaypointDestination,
+    Workload,
+};
 pub use snapshot::{Policies, Snapshot};

@@ -1,6 +1,6 @@
 //! Story: a connection arriving for a pod, tunnelled or plain: checked, delivered, recorded.
 //! Never: parses, touches socket options.
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -9,19 +9,22 @@ use tokio::{
 };
 
 use crate::{
-    discovery::Snapshot,
+    discovery::{Service, Snapshot},
     drain::Drain,
     flow::Direction,
     hbone::{
-        self, Authority, ConnectHead, Host,
+        self, Authority, Baggage, ConnectHead, Host,
         server::{self, Incoming},
     },
-    outbound::{CONNECT_TIMEOUT, describe},
+    identity::Identity,
     policy::{Asked, Verdict, authorize},
     redirect::{Captured, LocalPod},
-    relay::{self, Ended, relay},
+    relay::{self, Counters, Ended, relay},
     telemetry::{Failure, Protocol, Reason, Record, Telemetry},
 };
+
+/// How long a dial may take, SYN to established.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What inbound connections share.
 #[derive(Clone, Debug)]
@@ -146,13 +149,13 @@ impl Inbound {
             incoming.refuse(Reason::LimitExceeded.status());
             return record.end(Reason::LimitExceeded, Some("limits.max_connections".into()));
         };
-        match self.join(&pod, peer_address, incoming, &mut record).await {
+        match self.deliver(&pod, peer_address, incoming, &mut record).await {
             Ok(ended) => record.end(Reason::from(ended), None),
             Err(failure) => record.end(failure.reason, Some(failure.detail)),
         }
     }
 
-    async fn join(
+    async fn deliver(
         &self,
         pod: &LocalPod,
         peer_address: SocketAddr,
@@ -187,6 +190,31 @@ impl Inbound {
         }
     }
 
+    /// Delivers a connection of another pod of this node, without a tunnel. Who the client is, its
+    /// namespace proves: the agent opened the listener in there that it came to.
+    ///
+    /// # Errors
+    /// When a policy refuses it, or the application cannot be reached.
+    pub async fn join(self, pod: Arc<LocalPod>, caller: Caller) -> Result<Joined, Failure> {
+        let mut record = self.record(caller.source, caller.target);
+        record.protocol = Protocol::Direct;
+        record.service.clone_from(&caller.service);
+        record.source.identity = Some(caller.identity.clone());
+        record.destination.workload = Some(pod.workload().clone());
+        record.destination.identity = Some(pod.workload().identity.clone());
+        let reached = match self.judge(&pod, &caller.asked(), &mut record) {
+            Ok(()) => deliver(&pod, caller.target, caller.source).await,
+            Err(denied) => Err(denied),
+        };
+        match reached {
+            Ok(server) => Ok(Joined { inbound: self, pod, caller, server, record }),
+            Err(failure) => {
+                record.end(failure.reason, Some(failure.detail.clone()));
+                Err(failure)
+            }
+        }
+    }
+
     fn describe_peer(&self, head: &ConnectHead, peer_address: SocketAddr, record: &mut Record) {
         let snapshot = self.snapshot.borrow();
         record.authority = Some(head.authority.to_string());
@@ -200,6 +228,65 @@ impl Inbound {
         let mut record = Record::open(&self.telemetry, Direction::Inbound, source, destination);
         record.source.workload = self.snapshot.borrow().workload_at(source.ip()).cloned();
         record
+    }
+}
+
+/// The client's side of a connection within one agent.
+#[derive(Debug)]
+pub struct Caller {
+    /// Whose pod it is.
+    pub identity: Identity,
+    /// The client's address and port.
+    pub source: SocketAddr,
+    /// The address in the other pod.
+    pub target: SocketAddr,
+    /// The service that was dialled.
+    pub service: Option<Arc<Service>>,
+}
+
+impl Caller {
+    fn asked(&self) -> Asked<'_> {
+        Asked { peer: Some(&self.identity), source: self.source, destination: self.target }
+    }
+}
+
+/// A connection within one agent that policies allow, and that the application has taken.
+#[derive(Debug)]
+pub struct Joined {
+    inbound: Inbound,
+    pod: Arc<LocalPod>,
+    caller: Caller,
+    server: TcpStream,
+    record: Record,
+}
+
+impl Joined {
+    /// Carries it to its end, for as long as policies allow it.
+    pub async fn relay(mut self, client: TcpStream, counters: &Arc<Counters>) -> Ended {
+        self.record.opened_with(counters);
+        let relayed = relay(client, self.server, counters);
+        match self.inbound.while_allowed(&self.pod, &self.caller.asked(), relayed).await {
+            Ok(ended) => {
+                self.record.end(Reason::from(ended), None);
+                ended
+            }
+            Err(failure) => {
+                self.record.end(failure.reason, Some(failure.detail));
+                Ended::ResetByServer
+            }
+        }
+    }
+}
+
+/// What a pod's agent tells peers of it.
+pub fn describe(pod: &LocalPod, cluster: &str) -> Baggage {
+    let workload = pod.workload();
+    Baggage {
+        cluster: Some(cluster.to_owned()),
+        namespace: Some(workload.namespace.to_string()),
+        workload: Some(workload.workload_name.to_string()),
+        service: Some(workload.canonical_name.to_string()),
+        revision: Some(workload.canonical_revision.to_string()),
     }
 }
 

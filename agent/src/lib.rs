@@ -24,9 +24,9 @@ pub mod relay;
 
 pub mod telemetry;
 
-pub mod outbound;
-
 pub mod inbound;
+
+pub mod outbound;
 
 pub mod config;
 

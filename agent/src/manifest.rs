@@ -7,6 +7,6 @@ mod objects;
 mod read;
 mod security;
 
-pub use compile::{Settings, compile};
-pub use documents::{Folder, MAX_FILE, MAX_FILES};
+pub use compile::{Compiler, Settings, compile};
+pub use documents::{Changes, Folder, MAX_FILE, MAX_FILES};
 pub use read::{Error, watch};

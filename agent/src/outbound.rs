@@ -9,18 +9,16 @@ use crate::{
     discovery::Snapshot,
     flow::Flow,
     hbone::{
-        Authority, Baggage, ConnectHead, Forwarded, TraceParent, Tunnel,
+        Authority, ConnectHead, Forwarded, TraceParent, Tunnel,
         pool::{Opened, Pool, PoolKey},
     },
     identity::Identity,
-    redirect::{Captured, LocalPod},
+    inbound::{CONNECT_TIMEOUT, Caller, Inbound, Joined, describe},
+    redirect::{Captured, LocalPod, LocalPods},
     relay::{self, Ended, relay},
     route::{self, Choice, Load, Loads, NextHop, Via},
     telemetry::{Failure, Protocol, Reason, Record, Telemetry},
 };
-
-/// How long a dial may take, SYN to established.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For how long a refusal by the agent of a meshed pod is borne.
 const REFUSALS_BORNE: Duration = Duration::from_secs(3);
@@ -37,6 +35,8 @@ enum Upstream {
     Plain(TcpStream),
     /// Through one.
     Tunnel(Tunnel),
+    /// In another pod of this node.
+    Joined(Box<Joined>),
 }
 
 /// What outbound connections share.
@@ -52,6 +52,10 @@ pub struct Outbound {
     pub telemetry: Arc<Telemetry>,
     /// The name that peers are told of this cluster.
     pub cluster: Arc<str>,
+    /// The pods of this node.
+    pub pods: watch::Receiver<LocalPods>,
+    /// How connections to them are delivered, if not by tunnels.
+    pub joining: Option<Inbound>,
 }
 
 impl Outbound {
@@ -82,6 +86,11 @@ impl Outbound {
                 let counters = record.opened();
                 Ok(relay(captured.stream, tunnel, &counters).await)
             }
+            Ok((Upstream::Joined(joined), _load)) => {
+                let counters = record.opened();
+                // Boxed, so that connections through tunnels do not pay for its room.
+                Ok(Box::pin(joined.relay(captured.stream, &counters)).await)
+            }
             Err(failure) => {
                 relay::reset(captured.stream);
                 Err(failure)
@@ -90,8 +99,9 @@ impl Outbound {
     }
 
     /// Routes and dials. Of a service, an endpoint that cannot be reached is skipped for another one:
-    /// nothing of the application has been read by then. An agent that refuses may be about to enrol its pod, or have just released
-    /// it: it is asked again for a while, by what the mesh looks like then.
+    /// nothing of the application has been read by then. An agent that refuses may be about to enrol
+    /// its pod, or have just released it: it is asked again for a while, by what the mesh looks like
+    /// then.
     async fn reach(
         &self,
         pod: &LocalPod,
@@ -123,10 +133,8 @@ impl Outbound {
             }
             let refused = failure.reason == Reason::ConnectRefused && hop.via != Via::Plain;
             let patient = clock::now().saturating_duration_since(began) < REFUSALS_BORNE;
-            if failure.reason.is_endpoints_own()
-                && tried.len() <= MOST_SKIPPED
-                && route::has_others(&snapshot, to, &tried)
-            {
+            let others = || self.choose(&snapshot, pod, to, &tried).is_ok_and(|h| h.is_new(&tried));
+            if failure.reason.is_endpoints_own() && tried.len() <= MOST_SKIPPED && others() {
                 record.skip(hop.endpoint, failure.reason);
             } else if refused && patient {
                 tokio::time::sleep(pause).await;
@@ -147,7 +155,8 @@ impl Outbound {
     ) -> Result<NextHop, route::Error> {
         let now = clock::now();
         let load = |uid: &str| self.loads.of(uid, now);
-        let choice = Choice { tried, load: &load, random: rand::random() };
+        let join = self.joining.is_some();
+        let choice = Choice { tried, load: &load, random: rand::random(), join };
         route::next_hop(snapshot, pod.uid(), to, &choice)
     }
 
@@ -160,7 +169,8 @@ impl Outbound {
     ) -> Result<Upstream, Failure> {
         match &hop.via {
             Via::Plain => plain(pod, flow, hop, record).await,
-            Via::Tunnel { address, expected } => {
+            Via::Joined => self.join(pod, flow, hop, record).await,
+            Via::Tunnel { address, expected } | Via::Waypoint { address, expected } => {
                 let head = self.head(pod, flow.source, hop);
                 self.tunnel(pod, (*address, expected, &head), record).await
             }
@@ -180,6 +190,34 @@ impl Outbound {
         record.source.identity = Some(pod.workload().identity.clone());
         record.destination.identity = Some(opened.peer);
         Ok(Upstream::Tunnel(opened.tunnel))
+    }
+
+    /// Delivers to another pod of this node. One that is not enrolled, or not any more, is as one
+    /// whose agent refuses.
+    async fn join(
+        &self,
+        pod: &LocalPod,
+        flow: &Flow,
+        hop: &NextHop,
+        record: &mut Record,
+    ) -> Result<Upstream, Failure> {
+        record.protocol = Protocol::Direct;
+        record.authority = None;
+        record.set_destination_address(hop.endpoint);
+        let uid = hop.workload.as_ref().map(|workload| &workload.uid);
+        let there = uid.and_then(|uid| self.pods.borrow().get(uid).cloned());
+        let there = there.filter(|there| there.has(hop.endpoint.ip()));
+        let (Some(there), Some(inbound)) = (there, self.joining.clone()) else {
+            return Err(Failure::new(Reason::ConnectRefused, "the pod is not enrolled yet"));
+        };
+        let identity = pod.workload().identity.clone();
+        let peer = there.workload().identity.clone();
+        let (source, target) = (flow.source, hop.endpoint);
+        let caller = Caller { identity, source, target, service: hop.service.clone() };
+        let joined = inbound.join(there, caller).await.map_err(|failure| failure.as_told())?;
+        record.source.identity = Some(pod.workload().identity.clone());
+        record.destination.identity = Some(peer);
+        Ok(Upstream::Joined(Box::new(joined)))
     }
 
     async fn open(
@@ -211,18 +249,6 @@ impl Outbound {
             baggage: Some(describe(pod, &self.cluster)),
             trace: TraceParent::new(rand::random()),
         }
-    }
-}
-
-/// What a pod's agent tells peers of it.
-pub fn describe(pod: &LocalPod, cluster: &str) -> Baggage {
-    let workload = pod.workload();
-    Baggage {
-        cluster: Some(cluster.to_owned()),
-        namespace: Some(workload.namespace.to_string()),
-        workload: Some(workload.workload_name.to_string()),
-        service: Some(workload.canonical_name.to_string()),
-        revision: Some(workload.canonical_revision.to_string()),
     }
 }
 

@@ -9,7 +9,7 @@ mod maps;
 mod netns;
 
 pub use addresses::canonical;
-pub use enrol::{Enrolment, LocalPod};
+pub use enrol::{Enrolment, LocalPod, LocalPods};
 pub use features::{Feature, features};
 pub use listener::{Arrival, Captured};
 pub use loader::{Settings, default_cgroups, unload};

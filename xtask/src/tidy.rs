@@ -33,8 +33,8 @@ const ROOMS: [&[&str]; 13] = [
     &["hbone", "redirect"],
     &["relay"],
     &["telemetry"],
-    &["outbound"],
-    &["inbound", "config"],
+    &["inbound"],
+    &["outbound", "config"],
     &["app"],
 ];
 

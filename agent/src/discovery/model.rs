@@ -2,6 +2,8 @@
 //! Never: indexes (see `snapshot`), wire types.
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
+use ipnet::IpNet;
+
 use crate::{identity::Identity, origin::Origin};
 
 /// One pod or virtual machine.
@@ -23,6 +25,12 @@ pub struct Workload {
     pub identity: Identity,
     /// How peers reach it.
     pub protocol: Protocol,
+    /// The network that its addresses belong to; empty for the mesh's own.
+    pub network: Arc<str>,
+    /// Where connections to its own addresses go first.
+    pub waypoint: Option<Waypoint>,
+    /// Its share of a service's connections beside other endpoints'.
+    pub capacity: u32,
     /// Whether the pod reports itself ready.
     pub ready: bool,
     /// The name that dashboards group by: `app.kubernetes.io/name`, `app`, or the workload's name.
@@ -50,17 +58,42 @@ pub enum Protocol {
     Hbone,
 }
 
-/// A Kubernetes Service.
+/// The proxy to which connections go first, for what only HTTP can decide.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Waypoint {
+    /// Who it is.
+    pub destination: WaypointDestination,
+    /// The port on which it takes tunnels.
+    pub port: u16,
+}
+
+/// Who a waypoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum WaypointDestination {
+    /// The service with this host name.
+    Host(Arc<str>),
+    /// A service or workload at this address.
+    Address(IpAddr),
+}
+
+/// A Kubernetes Service, or a host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The Service's name.
     pub name: Arc<str>,
     /// Its namespace.
     pub namespace: Arc<str>,
-    /// `<name>.<namespace>.svc.<cluster domain>`.
+    /// `<name>.<namespace>.svc.<cluster domain>`, or what a ServiceEntry says.
     pub hostname: Arc<str>,
-    /// Cluster addresses; empty for headless services.
+    /// Its addresses; empty for headless services.
     pub vips: Vec<IpAddr>,
+    /// Ranges of addresses that are all its own (ServiceEntry).
+    pub ranges: Vec<IpNet>,
+    /// Connections go to where they were dialled, whatever endpoints there are (ServiceEntry with
+    /// `resolution: NONE`).
+    pub passthrough: bool,
+    /// Where connections to it go first.
+    pub waypoint: Option<Waypoint>,
     /// What it listens on.
     pub ports: Vec<ServicePort>,
     /// Which endpoints clients prefer.

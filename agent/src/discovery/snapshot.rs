@@ -1,8 +1,16 @@
 //! Pure: the immutable, indexed view of all workloads and services.
-//! Never: partial updates in place. Published whole through a watch channel.
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+//! Never: a reader that sees a change half done. A clone shares everything with its original, so that
+//! the next snapshot is made of the last one in time for what changed. Published whole through a watch
+//! channel.
+use std::{net::IpAddr, sync::Arc};
 
-use super::model::{Service, Workload};
+use imbl::{HashMap, OrdSet};
+use ipnet::IpNet;
+
+use super::{
+    claims::Claims,
+    model::{Service, Workload},
+};
 use crate::{
     origin::Problem,
     policy::{Guard, PeerAuthentication, Policy},
@@ -12,12 +20,13 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     workloads: HashMap<Arc<str>, Arc<Workload>>,
-    services: Vec<Arc<Service>>,
-    by_address: HashMap<IpAddr, Arc<Workload>>,
-    by_vip: HashMap<IpAddr, Arc<Service>>,
-    by_name: HashMap<Arc<str>, Arc<Service>>,
+    by_address: Claims<IpAddr, Workload>,
+    by_node: HashMap<Arc<str>, OrdSet<Arc<str>>>,
+    by_name: Claims<Arc<str>, Service>,
+    by_vip: Claims<IpAddr, Service>,
+    by_range: Claims<IpNet, Service>,
     policies: Arc<Policies>,
-    problems: Vec<Problem>,
+    problems: Arc<[Problem]>,
     partial: bool,
 }
 
@@ -33,32 +42,61 @@ pub struct Policies {
 }
 
 impl Snapshot {
-    /// Indexes `workloads` and `services`. Of two objects with one address the first in uid order wins.
-    pub fn new(workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
-        let mut snapshot = Self { problems, ..Self::default() };
-        let mut workloads: Vec<_> = workloads.into_iter().map(Arc::new).collect();
-        workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
-        for workload in workloads {
-            for address in &workload.addresses {
-                snapshot.by_address.entry(*address).or_insert_with(|| workload.clone());
-            }
-            snapshot.workloads.insert(workload.uid.clone(), workload);
+    /// Adds a workload, or puts it in the place of the one with its uid. Of two workloads with one
+    /// address the first in uid order is found there.
+    pub fn insert_workload(&mut self, workload: Arc<Workload>) {
+        self.remove_workload(&workload.uid);
+        let uid = &workload.uid;
+        for address in &workload.addresses {
+            self.by_address.insert(*address, uid.clone(), workload.clone());
         }
-        snapshot.services = services.into_iter().map(Arc::new).collect();
-        snapshot.services.sort_by(|a, b| a.hostname.cmp(&b.hostname));
-        for service in &snapshot.services {
-            snapshot.by_name.insert(service.hostname.clone(), service.clone());
-            for vip in &service.vips {
-                snapshot.by_vip.entry(*vip).or_insert_with(|| service.clone());
-            }
-        }
-        snapshot
+        self.by_node.entry(workload.node.clone()).or_default().insert(uid.clone());
+        self.workloads.insert(uid.clone(), workload);
     }
 
-    /// The same, with the note that declarations may be missing which nobody could read.
-    pub fn partial(mut self, partial: bool) -> Self {
+    /// Removes a workload, if it is there.
+    pub fn remove_workload(&mut self, uid: &str) {
+        let Some(workload) = self.workloads.remove(uid) else { return };
+        for address in &workload.addresses {
+            self.by_address.remove(address, uid);
+        }
+        let on_node = self.by_node.entry(workload.node.clone()).or_default();
+        on_node.remove(uid);
+        if on_node.is_empty() {
+            self.by_node.remove(&workload.node);
+        }
+    }
+
+    /// Adds a service, which is not there yet. Of two with one address or host name the first in
+    /// order of their namespaces and names is found there.
+    pub fn insert_service(&mut self, service: Arc<Service>) {
+        let name = claimant(&service);
+        for vip in &service.vips {
+            self.by_vip.insert(*vip, name.clone(), service.clone());
+        }
+        for range in &service.ranges {
+            self.by_range.insert(*range, name.clone(), service.clone());
+        }
+        self.by_name.insert(service.hostname.clone(), name, service);
+    }
+
+    /// Removes a service. It must be as it was inserted.
+    pub fn remove_service(&mut self, service: &Service) {
+        let name = claimant(service);
+        for vip in &service.vips {
+            self.by_vip.remove(vip, &name);
+        }
+        for range in &service.ranges {
+            self.by_range.remove(range, &name);
+        }
+        self.by_name.remove(&service.hostname, &name);
+    }
+
+    /// Sets what is wrong with the declarations, and whether some may be missing that nobody could
+    /// read.
+    pub fn set_problems(&mut self, problems: Vec<Problem>, partial: bool) {
+        self.problems = problems.into();
         self.partial = partial;
-        self
     }
 
     /// Whether declarations may be missing: what is not here may exist all the same.
@@ -66,10 +104,9 @@ impl Snapshot {
         self.partial
     }
 
-    /// The same with policies.
-    pub fn with_policies(mut self, policies: Policies) -> Self {
-        self.policies = Arc::new(policies);
-        self
+    /// Sets the policies.
+    pub fn set_policies(&mut self, policies: Arc<Policies>) {
+        self.policies = policies;
     }
 
     /// All policies.
@@ -94,14 +131,23 @@ impl Snapshot {
         self.by_address.get(&address)
     }
 
+    /// Addresses that several workloads claim, with those, of which the first counts.
+    pub fn contested_addresses(&self) -> impl Iterator<Item = (&IpAddr, Vec<&Arc<Workload>>)> {
+        self.by_address.contested()
+    }
+
     /// The workload with this uid.
     pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
         self.workloads.get(uid)
     }
 
-    /// The service with this cluster address.
+    /// The service with this address, or within the narrowest of whose ranges it is.
     pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
-        self.by_vip.get(&vip)
+        let within = || {
+            let around = self.by_range.iter().filter(|(range, _)| range.contains(&vip));
+            around.max_by_key(|(range, _)| range.prefix_len()).map(|(_, service)| service)
+        };
+        self.by_vip.get(&vip).or_else(within)
     }
 
     /// The service with this host name, in lower case.
@@ -110,13 +156,24 @@ impl Snapshot {
     }
 
     /// All workloads, in no order.
-    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+    pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
         self.workloads.values()
+    }
+
+    /// The workloads of a node, by uid.
+    pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        let uids = self.by_node.get(node).into_iter().flatten();
+        uids.filter_map(|uid| self.workloads.get(uid))
     }
 
     /// All services, by host name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.iter()
+        self.by_name.iter().map(|(_, service)| service)
+    }
+
+    /// How many services there are.
+    pub fn count_services(&self) -> usize {
+        self.by_name.len()
     }
 
     /// What is wrong with the declarations; what is not named here is in force as declared.
@@ -124,8 +181,36 @@ impl Snapshot {
         &self.problems
     }
 
+    /// How many addresses a connection may be captured for.
+    pub fn count_addresses(&self) -> usize {
+        self.by_vip.len() + self.by_address.len()
+    }
+
     /// Every address that a connection may be captured for: services and workloads.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.by_vip.keys().chain(self.by_address.keys()).copied()
     }
+
+    /// Addresses that are captured in one of the two snapshots and perhaps not in the other.
+    pub fn addresses_changed_since(&self, earlier: &Self) -> impl Iterator<Item = IpAddr> {
+        let vips = self.by_vip.changed_since(&earlier.by_vip);
+        let addresses = self.by_address.changed_since(&earlier.by_address);
+        vips.into_iter().chain(addresses).map(|(address, _)| address)
+    }
+
+    /// Whether a connection to this address may be captured for its own sake.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.by_vip.get(&address).is_some() || self.by_address.get(&address).is_some()
+    }
+
+    /// Ranges of addresses that connections may be captured for.
+    pub fn ranges(&self) -> impl Iterator<Item = IpNet> {
+        self.by_range.keys().copied()
+    }
+}
+
+/// The name under which a service claims what there is one of.
+fn claimant(service: &Service) -> Arc<str> {
+    let Service { namespace, name, hostname, origin, .. } = service;
+    format!("{namespace}/{name}/{hostname}/{origin}").into()
 }

@@ -1,23 +1,28 @@
-//! Pure: objects → workloads and services, the same whatever the order of the objects.
+//! Pure: objects → workloads and services, the same whatever the order of the objects; and what
+//! changes of them → what changes of those, in time for the change.
 //! Never: a second model beside discovery's.
+mod facts;
+mod members;
 mod services;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
+use self::{
+    facts::Facts,
+    members::Maker,
+    services::{Members, Services},
+};
 use super::{
-    documents::{Folder, Found},
-    objects::{self, Labels, Object},
+    documents::{Changes, Folder, Found, Name},
+    objects::Object,
     security,
 };
 use crate::{
-    discovery::{Locality, Policies, Protocol, Snapshot, Workload},
-    identity::Identity,
-    origin::{Origin, Problem},
+    discovery::{Policies, Snapshot},
+    origin::Problem,
     policy::PeerAuthentication,
 };
 
@@ -34,327 +39,189 @@ pub struct Settings {
     pub root_namespace: String,
 }
 
-/// Istio's label that enrols pods, and those of a namespace.
-const MODE: &str = "istio.io/dataplane-mode";
-const NETNS: &str = "culvert.dev/netns";
-const CGROUP: &str = "culvert.dev/cgroup";
-
 /// Turns the folder's objects into a snapshot. Objects that make no sense are left out and named.
 pub fn compile(folder: &Folder, settings: &Settings) -> Snapshot {
-    let (objects, problems) = folder.objects();
-    let partial = folder.is_partial();
-    let mut mesh = Mesh {
-        settings,
-        localities: localities(&objects),
-        problems,
-        pods: Vec::new(),
-        by_namespace: HashMap::new(),
-        by_address: HashMap::new(),
-    };
-    let enrolled = enrolled_namespaces(&objects);
-    for found in &objects {
-        if let Object::Pod(pod) = &found.object {
-            // A namespace that nothing declares may stand in the damaged file.
-            let enrolled = enrolled.get(pod.metadata.namespace.as_str()).copied();
-            mesh.pod(pod, &found.origin, enrolled.unwrap_or(partial));
-        }
-    }
-    mesh.report_shared_addresses();
-    let slices = services::slices(&objects);
-    let mut services = Vec::new();
-    for found in &objects {
-        if let Object::Service(service) = &found.object {
-            let name = (service.metadata.namespace.as_str(), service.metadata.name.as_str());
-            let slices = slices.get(&name).map(Vec::as_slice);
-            services.extend(mesh.service(service, slices, &found.origin));
-        }
-    }
-    let policies = mesh.policies(&objects, folder.may_lack_policies());
-    let workloads = mesh.pods.into_iter().map(|(workload, _)| workload).collect();
-    Snapshot::new(workloads, services, mesh.problems).with_policies(policies).partial(partial)
+    Compiler::new(settings.clone()).all(folder)
 }
 
-fn enrolled_namespaces<'a>(objects: &[&'a Found]) -> HashMap<&'a str, bool> {
-    let namespace = |found: &&'a Found| match &found.object {
-        Object::Namespace(namespace) => {
-            let metadata = &namespace.metadata;
-            Some((metadata.name.as_str(), is_ambient(&metadata.labels)))
-        }
-        Object::Node(_)
-        | Object::Pod(_)
-        | Object::Service(_)
-        | Object::Slice(_)
-        | Object::Policy(_)
-        | Object::Peer(_) => None,
-    };
-    objects.iter().filter_map(namespace).collect()
+/// Makes each snapshot of the last one and of what has changed since.
+#[derive(Debug)]
+pub struct Compiler {
+    settings: Settings,
+    facts: Facts,
+    /// Workloads that services may select, by namespace and uid.
+    members: HashMap<String, Members>,
+    services: Services,
+    /// What is wrong with single objects.
+    problems: BTreeMap<Name, Vec<Problem>>,
+    snapshot: Snapshot,
 }
 
-fn is_ambient(labels: &Labels) -> bool {
-    labels.get(MODE).is_some_and(|mode| mode == "ambient")
-}
-
-/// Where each node stands.
-fn localities<'a>(objects: &[&'a Found]) -> HashMap<&'a str, Locality> {
-    let mut localities = HashMap::new();
-    for found in objects {
-        if let Object::Node(node) = &found.object {
-            let label = |name: &str| {
-                let name = format!("topology.kubernetes.io/{name}");
-                node.metadata.labels.get(&name).map_or("", String::as_str).into()
-            };
-            let locality = Locality { region: label("region"), zone: label("zone") };
-            localities.insert(node.metadata.name.as_str(), locality);
-        }
-    }
-    localities
-}
-
-struct Mesh<'a> {
-    settings: &'a Settings,
-    localities: HashMap<&'a str, Locality>,
-    problems: Vec<Problem>,
-    pods: Vec<(Workload, &'a objects::Pod)>,
-    by_namespace: HashMap<&'a str, Vec<usize>>,
-    by_address: HashMap<IpAddr, Arc<str>>,
-}
-
-impl<'a> Mesh<'a> {
-    fn pod(&mut self, pod: &'a objects::Pod, origin: &Origin, namespace_enrolled: bool) {
-        if matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") {
-            return;
-        }
-        match self.workload(pod, origin, namespace_enrolled) {
-            Ok(workload) => {
-                let index = self.pods.len();
-                self.by_namespace.entry(&pod.metadata.namespace).or_default().push(index);
-                let addresses = workload.addresses.iter();
-                self.by_address.extend(addresses.map(|address| (*address, workload.uid.clone())));
-                self.pods.push((workload, pod));
-            }
-            Err(text) => self.problems.push(Problem { origin: origin.clone(), text }),
+impl Compiler {
+    /// A compiler that has seen nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            facts: Facts::default(),
+            members: HashMap::new(),
+            services: Services::default(),
+            problems: BTreeMap::new(),
+            snapshot: Snapshot::default(),
         }
     }
 
-    fn workload(
-        &self,
-        pod: &objects::Pod,
-        origin: &Origin,
-        namespace_enrolled: bool,
-    ) -> Result<Workload, String> {
-        let metadata = &pod.metadata;
-        let (namespace, name) = (metadata.namespace.as_str(), metadata.name.as_str());
-        let account = &pod.spec.service_account_name;
-        let identity = Identity::new(&self.settings.trust_domain, namespace, account)
-            .map_err(|_| format!("{namespace}/{account} cannot be part of a SPIFFE ID: use letters, digits, dots and dashes"))?;
-        let opted_out = metadata.labels.get(MODE).is_some_and(|mode| mode == "none");
-        let enrolled = !pod.spec.host_network
-            && !opted_out
-            && (namespace_enrolled || is_ambient(&metadata.labels));
-        let annotation = |name: &str| metadata.annotations.get(name).map(PathBuf::from);
-        let workload_name = workload_name(pod);
-        Ok(Workload {
-            uid: format!("{}//Pod/{namespace}/{name}", self.settings.cluster).into(),
-            name: name.into(),
-            namespace: namespace.into(),
-            addresses: if pod.spec.host_network { Vec::new() } else { addresses(&pod.status)? },
-            node: pod.spec.node_name.as_str().into(),
-            locality: self.localities.get(&*pod.spec.node_name).cloned().unwrap_or_default(),
-            identity,
-            protocol: if enrolled { Protocol::Hbone } else { Protocol::Tcp },
-            ready: is_ready(&pod.status),
-            canonical_name: label(
-                &metadata.labels,
-                ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"],
-            )
-            .unwrap_or(&workload_name)
-            .into(),
-            canonical_revision: label(
-                &metadata.labels,
-                ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"],
-            )
-            .unwrap_or("latest")
-            .into(),
-            labels: metadata.labels.clone(),
-            workload_name: workload_name.as_str().into(),
-            netns: annotation(NETNS),
-            cgroup: annotation(CGROUP),
-            origin: origin.clone(),
-        })
-    }
-
-    /// A node's own address belongs to no pod, but two pods with one address cannot both be reached.
-    fn report_shared_addresses(&mut self) {
-        let mut owners: BTreeMap<IpAddr, &Workload> = BTreeMap::new();
-        let pods = self.pods.iter().map(|(workload, _)| workload);
-        for (address, workload) in pods.flat_map(|w| w.addresses.iter().map(move |a| (*a, w))) {
-            if let Some(first) = owners.insert(address, workload) {
-                let text =
-                    format!("address {address} is that of {} too ({})", first.uid, first.origin);
-                self.problems.push(Problem { origin: workload.origin.clone(), text });
-            }
+    /// The snapshot of a folder in which these `changes` happened since the last call. Takes time for
+    /// what changed; for the whole when namespaces, nodes or Gateways did, on which the rest depends.
+    pub fn apply(&mut self, folder: &Folder, changes: &Changes) -> Snapshot {
+        let fundamental = |name: &Name| facts::KINDS.contains(&name.0);
+        if changes.names.iter().any(fundamental) || folder.is_partial() != self.facts.partial {
+            return self.all(folder);
         }
-    }
-
-    /// Policies by name; peer authentication from the closest scope to the widest, the oldest first.
-    fn policies(&mut self, objects: &[&Found], damaged: bool) -> Policies {
-        let mut all = Policies { damaged, ..Policies::default() };
-        for Found { origin, object } in objects {
-            let (root, problems) = (&self.settings.root_namespace, &mut self.problems);
-            match object {
-                Object::Policy(policy) => {
-                    let policy = security::policy(policy, origin, root, problems);
-                    all.policies.extend(policy.map(Arc::new));
+        for name in changes.names.iter().filter(|(kind, ..)| is_member(kind)) {
+            self.member(folder, name);
+        }
+        let mut services = BTreeSet::new();
+        for name in &changes.names {
+            match (name.0, folder.get(name).map(|found| &found.object)) {
+                ("Service" | "ServiceEntry", _) => {
+                    services.insert(name.clone());
                 }
-                Object::Peer(peer) => {
-                    let peer = security::peer_authentication(peer, origin, root, problems);
-                    all.peers.push(Arc::new(peer));
+                ("EndpointSlice", Some(Object::Slice(slice))) => {
+                    services.extend(self.services.slice(name, Some(slice)));
                 }
-                Object::Namespace(_)
-                | Object::Node(_)
-                | Object::Pod(_)
-                | Object::Service(_)
-                | Object::Slice(_) => {}
+                ("EndpointSlice", _) => services.extend(self.services.slice(name, None)),
+                _ => {}
             }
         }
-        all.policies.sort_by(|a, b| a.name.cmp(&b.name));
-        let rank = |peer: &PeerAuthentication| {
-            (peer.scope.selector.is_empty(), peer.scope.namespace.is_none())
+        for name in services {
+            let members = self.members.remove(&name.1);
+            self.service(folder, &name, members.as_ref());
+            self.members.extend(members.map(|members| (name.1.clone(), members)));
+        }
+        self.finish(folder)
+    }
+
+    /// The snapshot of a folder of which nothing is known.
+    fn all(&mut self, folder: &Folder) -> Snapshot {
+        *self = Self::new(self.settings.clone());
+        self.facts = Facts::of(folder, &self.settings);
+        for (name, found) in folder.of_kind("EndpointSlice") {
+            if let Object::Slice(slice) = &found.object {
+                self.services.slice(name, Some(slice));
+            }
+        }
+        for name in folder.names().filter(|(kind, ..)| is_member(kind)) {
+            self.member(folder, name);
+        }
+        for kind in ["Service", "ServiceEntry"] {
+            for (name, _) in folder.of_kind(kind) {
+                self.service(folder, name, None);
+            }
+        }
+        self.services.fill(&mut self.snapshot, &self.members);
+        self.finish(folder)
+    }
+
+    fn finish(&mut self, folder: &Folder) -> Snapshot {
+        let (policies, mut problems) = policies(folder, &self.settings.root_namespace);
+        if **self.snapshot.policies() != policies {
+            self.snapshot.set_policies(policies.into());
+        }
+        problems.extend(folder.problems());
+        problems.extend(self.facts.problems.iter().cloned());
+        problems.extend(self.problems.values().flatten().cloned());
+        for (address, claimants) in self.snapshot.contested_addresses() {
+            let Some((first, others)) = claimants.split_first() else { continue };
+            problems.extend(others.iter().map(|other| Problem {
+                origin: other.origin.clone(),
+                text: format!("address {address} is that of {} too ({})", first.uid, first.origin),
+            }));
+        }
+        self.snapshot.set_problems(problems, folder.is_partial());
+        self.snapshot.clone()
+    }
+
+    /// A pod or machine came, went or is another now; services that select it follow.
+    fn member(&mut self, folder: &Folder, name: &Name) {
+        let maker = Maker { settings: &self.settings, facts: &self.facts };
+        let made = match folder.get(name).map(|found| (&found.object, &found.origin)) {
+            Some((Object::Pod(pod), origin)) => maker.pod(pod, origin),
+            Some((Object::Member(entry), origin)) => maker.entry(entry, origin),
+            Some(_) | None => Ok(None),
         };
-        all.peers
-            .sort_by(|a, b| (rank(a), &a.created, &a.name).cmp(&(rank(b), &b.created, &b.name)));
-        all
+        let (now, problem) = match made {
+            Ok(Some((member, problem))) => (Some(member), problem),
+            Ok(None) => (None, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        self.report(folder, name, problem.into_iter().collect());
+        let uid = match name.0 {
+            "Pod" => format!("{}//Pod/{}/{}", self.settings.cluster, name.1, name.2),
+            kind => {
+                format!(
+                    "{}/networking.istio.io/{kind}/{}/{}",
+                    self.settings.cluster, name.1, name.2
+                )
+            }
+        };
+        let members = self.members.entry(name.1.clone()).or_default();
+        let then = match &now {
+            Some(member) => members.insert(uid.as_str().into(), member.clone()),
+            None => members.remove(uid.as_str()),
+        };
+        match &now {
+            Some(member) => self.snapshot.insert_workload(member.workload.clone()),
+            None => self.snapshot.remove_workload(&uid),
+        }
+        self.services.member(&mut self.snapshot, (then.as_ref(), now.as_ref()));
     }
-}
 
-fn addresses(status: &objects::PodStatus) -> Result<Vec<IpAddr>, String> {
-    let all = status.pod_ips.iter().map(|ip| ip.ip.as_str());
-    let first = std::iter::once(status.pod_ip.as_str());
-    let mut addresses = Vec::new();
-    for text in first.chain(all).filter(|text| !text.is_empty()) {
-        let address: IpAddr =
-            text.parse().map_err(|_| format!("status.podIP {text:?} is no IP address"))?;
-        if !addresses.contains(&address.to_canonical()) {
-            addresses.push(address.to_canonical());
+    /// A service came, went or is another now, or its slices are.
+    fn service(&mut self, folder: &Folder, name: &Name, members: Option<&Members>) {
+        let maker = Maker { settings: &self.settings, facts: &self.facts };
+        let found = folder.get(name);
+        let problems = self.services.service(&mut self.snapshot, &maker, (name, found), members);
+        self.report(folder, name, problems);
+    }
+
+    fn report(&mut self, folder: &Folder, name: &Name, texts: Vec<String>) {
+        let origin = folder.get(name).map(|found| found.origin.clone());
+        match origin {
+            Some(origin) if !texts.is_empty() => {
+                let problem = |text| Problem { origin: origin.clone(), text };
+                self.problems.insert(name.clone(), texts.into_iter().map(problem).collect());
+            }
+            Some(_) | None => drop(self.problems.remove(name)),
         }
     }
-    Ok(addresses)
 }
 
-/// A folder that says nothing about readiness means ready.
-fn is_ready(status: &objects::PodStatus) -> bool {
-    let mut ready = status.conditions.iter().filter(|condition| condition.kind == "Ready");
-    ready.all(|condition| condition.status == "True")
+fn is_member(kind: &str) -> bool {
+    matches!(kind, "Pod" | "WorkloadEntry")
 }
 
-fn label<'a>(labels: &'a Labels, names: [&str; 3]) -> Option<&'a str> {
-    names.into_iter().find_map(|name| labels.get(name)).map(String::as_str)
-}
-
-/// The owner's name; of a ReplicaSet without the hash that its Deployment added.
-fn workload_name(pod: &objects::Pod) -> String {
-    let owner = pod.metadata.owner_references.iter().find(|owner| owner.controller);
-    match owner {
-        Some(owner) if owner.kind == "ReplicaSet" => {
-            owner.name.rsplit_once('-').map_or(owner.name.as_str(), |(name, _)| name).to_owned()
+/// Policies by name; peer authentication from the closest scope to the widest, the oldest first.
+fn policies(folder: &Folder, root: &str) -> (Policies, Vec<Problem>) {
+    let mut all = Policies { damaged: folder.may_lack_policies(), ..Policies::default() };
+    let mut problems = Vec::new();
+    for (_, Found { origin, object }) in
+        ["AuthorizationPolicy", "PeerAuthentication"].into_iter().flat_map(|k| folder.of_kind(k))
+    {
+        if let Object::Policy(policy) = object {
+            let policy = security::policy(policy, origin, root, &mut problems);
+            all.policies.extend(policy.map(Arc::new));
+        } else if let Object::Peer(peer) = object {
+            let peer = security::peer_authentication(peer, origin, root, &mut problems);
+            all.peers.push(Arc::new(peer));
         }
-        Some(owner) => owner.name.clone(),
-        None => pod.metadata.name.clone(),
     }
+    all.policies.sort_by(|a, b| a.name.cmp(&b.name));
+    let rank = |peer: &PeerAuthentication| {
+        (peer.scope.selector.is_empty(), peer.scope.namespace.is_none())
+    };
+    all.peers.sort_by(|a, b| (rank(a), &a.created, &a.name).cmp(&(rank(b), &b.created, &b.name)));
+    (all, problems)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::discovery::Target;
-
-    fn snapshot(yaml: &str) -> Snapshot {
-        let settings = Settings {
-            trust_domain: "cluster.local".into(),
-            cluster: "Kubernetes".into(),
-            cluster_domain: "cluster.local".into(),
-            root_namespace: "istio-system".into(),
-        };
-        let mut folder = Folder::default();
-        folder.update(BTreeMap::from([("m.yaml".into(), Ok(yaml.into()))]));
-        compile(&folder, &settings)
-    }
-
-    #[test]
-    fn istios_labels_decide_who_is_enrolled() {
-        for (namespace, pod, host_network, enrolled) in [
-            ("ambient", None, false, true),
-            ("ambient", Some("none"), false, false),
-            ("ambient", Some("ambient"), false, true),
-            ("ambient", None, true, false),
-            ("none", None, false, false),
-            ("none", Some("ambient"), false, true),
-            ("sidecar", Some("sidecar"), false, false),
-        ] {
-            let label = pod.map(|mode| format!("istio.io/dataplane-mode: {mode}"));
-            let snapshot = snapshot(&format!(
-                "{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, labels: {{istio.io/dataplane-mode: {namespace}}}}}}}\n---\n\
-                 {{kind: Pod, apiVersion: v1, metadata: {{name: web, namespace: shop, labels: {{{}}}}}, \
-                 spec: {{hostNetwork: {host_network}}}, status: {{podIP: 10.0.0.1}}}}\n",
-                label.unwrap_or_default()
-            ));
-            let workload = snapshot.workload("Kubernetes//Pod/shop/web").unwrap();
-            let expected = if enrolled { Protocol::Hbone } else { Protocol::Tcp };
-            assert_eq!(workload.protocol, expected, "{namespace} {pod:?} {host_network}");
-            assert_eq!(workload.addresses.is_empty(), host_network);
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_left_out_and_named() {
-        let pod = |name: &str, spec: &str, ip: &str| {
-            format!(
-                "---\n{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, namespace: shop}}, spec: {{{spec}}}, status: {{podIP: '{ip}'}}}}\n"
-            )
-        };
-        for (yaml, workloads, hint) in [
-            (pod("a", "serviceAccountName: 'x/../y'", "10.0.0.1"), 0, "SPIFFE"),
-            (pod("a", "", "10.0.0.300"), 0, "10.0.0.300"),
-            (pod("a", "", "10.0.0.1") + &pod("b", "", "10.0.0.1"), 2, "10.0.0.1"),
-        ] {
-            let snapshot = snapshot(&yaml);
-            assert_eq!(snapshot.workloads().count(), workloads, "{yaml}");
-            let [problem] = snapshot.problems() else { panic!("{:?}", snapshot.problems()) };
-            assert!(problem.text.contains(hint), "{problem:?}");
-            assert!(problem.origin.to_string().starts_with("m.yaml:"));
-        }
-    }
-
-    #[test]
-    fn slices_say_which_pods_are_behind_a_service_where_there_are_any() {
-        let snapshot = snapshot(
-            "{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: shop, labels: {app: x}}, spec: {}, status: {podIP: 10.0.0.1}}\n---\n\
-             {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: shop}, spec: {}, status: {podIP: 10.0.0.2}}\n---\n\
-             {kind: Pod, apiVersion: v1, metadata: {name: c, namespace: shop}, spec: {}, status: {podIP: 10.0.0.3}}\n---\n\
-             {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: x-1, namespace: shop, labels: {kubernetes.io/service-name: x}}, \
-             endpoints: [{addresses: [10.0.0.2]}, {addresses: [10.0.0.3], conditions: {ready: false}}, {addresses: [192.0.2.1]}], \
-             ports: [{name: http, port: 9000}, {name: other, port: 1}]}\n---\n\
-             {kind: Service, apiVersion: v1, metadata: {name: x, namespace: shop}, \
-             spec: {clusterIP: 10.96.0.1, selector: {app: x}, ports: [{name: http, port: 80}]}}\n",
-        );
-        assert!(snapshot.problems().is_empty(), "{:?}", snapshot.problems());
-        let service = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
-        let all: Vec<_> = service.endpoints.iter().map(|(uid, t)| (&**uid, t.clone())).collect();
-        assert_eq!(all, [("Kubernetes//Pod/shop/b", Target::from([(80, 9000)]))]);
-    }
-
-    #[test]
-    fn a_named_target_port_is_looked_up_in_each_pod() {
-        let snapshot = snapshot(
-            "{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: shop, labels: {app: x}}, \
-             spec: {containers: [{ports: [{name: web, containerPort: 8080}]}]}, status: {podIP: 10.0.0.1}}\n---\n\
-             {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: shop, labels: {app: x}}, \
-             spec: {containers: [{ports: [{name: web, containerPort: 9090}]}]}, status: {podIP: 10.0.0.2}}\n---\n\
-             {kind: Service, apiVersion: v1, metadata: {name: x, namespace: shop}, \
-             spec: {clusterIP: 10.96.0.1, selector: {app: x}, ports: [{port: 80, targetPort: web}]}}\n",
-        );
-        let service = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
-        let targets: Vec<_> = service.endpoints.values().map(|target| target[&80]).collect();
-        assert_eq!(targets, [8080, 9090]);
-    }
-}
+mod tests;

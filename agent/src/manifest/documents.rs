@@ -1,6 +1,10 @@
 //! Pure: what a folder's files hold, and what remains good of it when one of them breaks.
 //! Never: reads a file.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -27,17 +31,41 @@ pub(super) struct Found {
 }
 
 /// Kind, namespace and name.
-type Name = (&'static str, String, String);
+pub(super) type Name = (&'static str, String, String);
 
 /// What the folder holds, file by file. Of an object that breaks, the last good version stays.
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
     files: BTreeMap<Arc<str>, File>,
+    /// The files in which each object stands; the first counts.
+    places: BTreeMap<Name, BTreeSet<Arc<str>>>,
+    /// Objects that stand in several.
+    twice: BTreeSet<Name>,
+    /// Files that have a problem, or never were whole.
+    damaged: BTreeSet<Arc<str>>,
 }
+
+/// What is different after an update: objects that came, went, or are others now.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    pub(super) names: BTreeSet<Name>,
+    problems: bool,
+}
+
+impl Changes {
+    /// Whether nothing is different.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && !self.problems
+    }
+}
+
+/// The text of a file, or why it cannot be read.
+pub(super) type Text = Result<String, String>;
 
 #[derive(Clone, Debug, Default)]
 struct File {
-    text: Option<String>,
+    /// Length and hash of its text.
+    text: Option<(usize, u64)>,
     objects: BTreeMap<Name, Found>,
     problems: Vec<Problem>,
     /// It could be read as a whole, now or earlier: its last good version is known.
@@ -47,55 +75,131 @@ struct File {
 }
 
 impl Folder {
-    /// Takes the present contents of all files: path → text, or why it cannot be read. Says whether
-    /// anything changed.
-    pub fn update(&mut self, contents: BTreeMap<Arc<str>, Result<String, String>>) -> bool {
-        let before = self.files.len();
-        self.files.retain(|path, _| contents.contains_key(path));
-        let mut changed = self.files.len() != before;
-        for (path, text) in contents {
-            changed |= self.update_file(path, text);
-        }
-        changed
+    /// Takes the present contents of all files: path → text, or why it cannot be read.
+    pub fn update(&mut self, contents: BTreeMap<Arc<str>, Text>) -> Changes {
+        let gone: Vec<_> =
+            self.files.keys().filter(|path| !contents.contains_key(*path)).cloned().collect();
+        let present = contents.into_iter().map(|(path, text)| (path, Some(text)));
+        self.update_files(gone.into_iter().map(|path| (path, None)).chain(present))
     }
 
-    fn update_file(&mut self, path: Arc<str>, text: Result<String, String>) -> bool {
-        let file = self.files.entry(path.clone()).or_default();
-        match text {
-            Ok(text) if file.text.as_ref() == Some(&text) => return false,
-            Ok(text) => *file = parse(&path, text, file),
-            Err(error) => {
-                file.problems = vec![problem(&path, 1, format!("cannot be read: {error}"))];
-                file.text = None;
-                file.lacks_policies = true;
+    /// Takes the present contents of some files; `None` for one that is gone.
+    pub(super) fn update_files(
+        &mut self,
+        contents: impl IntoIterator<Item = (Arc<str>, Option<Text>)>,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        for (path, text) in contents {
+            let before = self.files.remove(&path);
+            let earlier = before.clone().unwrap_or_default();
+            if let Some(text) = text {
+                self.files.insert(path.clone(), take(&path, text, earlier));
             }
+            self.note(&path, before.as_ref(), &mut changes);
         }
-        true
+        changes
+    }
+
+    /// Notes what is different in a file since it was as `before`.
+    fn note(&mut self, path: &Arc<str>, before: Option<&File>, changes: &mut Changes) {
+        let nothing = File { was_whole: true, ..File::default() };
+        let (then, now) = (before.unwrap_or(&nothing), self.files.get(path).unwrap_or(&nothing));
+        let differs = |(name, found): &(&Name, &Found)| now.objects.get(*name) != Some(*found);
+        let gone = then.objects.iter().filter(differs).map(|(name, _)| name);
+        let differs = |(name, found): &(&Name, &Found)| then.objects.get(*name) != Some(*found);
+        let come = now.objects.iter().filter(differs).map(|(name, _)| name);
+        let changed: BTreeSet<Name> = gone.chain(come).cloned().collect();
+        changes.problems |= then.problems != now.problems || then.was_whole != now.was_whole;
+        if now.problems.is_empty() && now.was_whole {
+            self.damaged.remove(path);
+        } else {
+            self.damaged.insert(path.clone());
+        }
+        for name in changed {
+            let places = self.places.entry(name.clone()).or_default();
+            if self.files.get(path).is_some_and(|file| file.objects.contains_key(&name)) {
+                places.insert(path.clone());
+            } else {
+                places.remove(path);
+            }
+            match places.len() {
+                0 => drop((self.places.remove(&name), self.twice.remove(&name))),
+                1 => drop(self.twice.remove(&name)),
+                _ => drop(self.twice.insert(name.clone())),
+            }
+            changes.names.insert(name);
+        }
     }
 
     /// Whether objects are missing that nobody has seen: a file was damaged from the start.
     pub(super) fn is_partial(&self) -> bool {
-        self.files.values().any(|file| !file.was_whole)
+        self.damaged().any(|file| !file.was_whole)
     }
 
     /// Whether a policy may be missing that nobody has seen.
     pub(super) fn may_lack_policies(&self) -> bool {
-        self.files.values().any(|file| !file.was_whole && file.lacks_policies)
+        self.damaged().any(|file| !file.was_whole && file.lacks_policies)
     }
 
-    /// All objects, each name once, in the order of files; and everything that is wrong.
-    pub(super) fn objects(&self) -> (Vec<&Found>, Vec<Problem>) {
-        let mut objects: BTreeMap<&Name, &Found> = BTreeMap::new();
-        let files = self.files.values();
-        let mut problems: Vec<_> = files.clone().flat_map(|file| file.problems.clone()).collect();
-        for (name, found) in files.flat_map(|file| &file.objects) {
-            let first = *objects.entry(name).or_insert(found);
-            if first.origin != found.origin {
-                problems.push(twice(name, &first.origin, &found.origin));
+    /// How many files there are.
+    pub(super) fn count(&self) -> usize {
+        self.files.len()
+    }
+
+    fn damaged(&self) -> impl Iterator<Item = &File> {
+        self.damaged.iter().filter_map(|path| self.files.get(path))
+    }
+
+    /// The object of this name; of several the one in the first file.
+    pub(super) fn get(&self, name: &Name) -> Option<&Found> {
+        self.files.get(self.places.get(name)?.first()?)?.objects.get(name)
+    }
+
+    /// The names of all objects, by kind.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.places.keys()
+    }
+
+    /// All objects of a kind, by namespace and name.
+    pub(super) fn of_kind(&self, kind: &'static str) -> impl Iterator<Item = (&Name, &Found)> {
+        let first = (kind, String::new(), String::new());
+        let all = self.places.range(first..).take_while(move |((other, ..), _)| *other == kind);
+        all.filter_map(|(name, _)| Some((name, self.get(name)?)))
+    }
+
+    /// Everything that is wrong with the files.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<_> = self.damaged().flat_map(|file| file.problems.clone()).collect();
+        for name in &self.twice {
+            let places = self.places.get(name).into_iter().flatten();
+            let mut origins =
+                places.filter_map(|path| Some(&self.files.get(path)?.objects.get(name)?.origin));
+            if let Some(first) = origins.next() {
+                problems.extend(origins.map(|second| twice(name, first, second)));
             }
         }
-        (objects.into_values().collect(), problems)
+        problems
     }
+}
+
+/// What a file holds by its present text.
+fn take(path: &Arc<str>, text: Text, earlier: File) -> File {
+    match text {
+        Ok(text) if earlier.text == Some(fingerprint(&text)) => earlier,
+        Ok(text) => parse(path, &text, &earlier),
+        Err(error) => File {
+            problems: vec![problem(path, 1, format!("cannot be read: {error}"))],
+            text: None,
+            lacks_policies: true,
+            ..earlier
+        },
+    }
+}
+
+fn fingerprint(text: &str) -> (usize, u64) {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    (text.len(), hasher.finish())
 }
 
 fn twice((kind, namespace, name): &Name, first: &Origin, second: &Origin) -> Problem {
@@ -109,16 +213,16 @@ fn twice((kind, namespace, name): &Name, first: &Origin, second: &Origin) -> Pro
 
 /// Parses a file. While any of its documents is broken, objects of its last good version that are
 /// missing now may be the broken ones, and stay.
-fn parse(path: &Arc<str>, text: String, last: &File) -> File {
-    let mut file = File::default();
-    for (line, document) in documents(&text) {
+fn parse(path: &Arc<str>, text: &str, last: &File) -> File {
+    let mut file = File { text: Some(fingerprint(text)), ..File::default() };
+    for (line, document) in documents(text) {
         let origin = Origin { file: path.clone(), line };
         if let Err((line, error)) = read(document, &origin, &mut file.objects) {
-            file.problems.push(problem(path, origin.line + line, error));
+            let text = format!("{error}; the last good version stays");
+            file.problems.push(problem(path, origin.line + line, text));
             file.lacks_policies |= may_be_policy(document);
         }
     }
-    file.text = Some(text);
     file.was_whole = last.was_whole || file.problems.is_empty();
     if !file.problems.is_empty() {
         for (name, found) in &last.objects {
@@ -204,7 +308,17 @@ fn object(head: &Head, read: impl FnOnce(&str) -> Parsed) -> Result<Option<Objec
         | ("security.istio.io/v1" | "security.istio.io/v1beta1", kind @ (POLICY | PEER)) => {
             read(kind).map(Some)
         }
-        ("discovery.k8s.io/v1", kind @ "EndpointSlice") => read(kind).map(Some),
+        ("discovery.k8s.io/v1", kind @ "EndpointSlice")
+        | (
+            "networking.istio.io/v1"
+            | "networking.istio.io/v1beta1"
+            | "networking.istio.io/v1alpha3",
+            kind @ ("ServiceEntry" | "WorkloadEntry"),
+        )
+        | (
+            "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1",
+            kind @ "Gateway",
+        ) => read(kind).map(Some),
         _ => Ok(None),
     }
 }
@@ -217,6 +331,9 @@ fn from_text(kind: &str, document: &str) -> Parsed {
         "EndpointSlice" => Object::Slice(yaml(document)?),
         POLICY => Object::Policy(Box::new(yaml(document)?)),
         PEER => Object::Peer(Box::new(yaml(document)?)),
+        "ServiceEntry" => Object::Entry(Box::new(yaml(document)?)),
+        "WorkloadEntry" => Object::Member(Box::new(yaml(document)?)),
+        "Gateway" => Object::Gateway(yaml(document)?),
         _ => Object::Service(yaml(document)?),
     })
 }
@@ -229,6 +346,9 @@ fn from_value(kind: &str, item: Value) -> Parsed {
         "EndpointSlice" => serde_json::from_value(item).map(Object::Slice),
         POLICY => serde_json::from_value(item).map(|policy| Object::Policy(Box::new(policy))),
         PEER => serde_json::from_value(item).map(|peer| Object::Peer(Box::new(peer))),
+        "ServiceEntry" => serde_json::from_value(item).map(|entry| Object::Entry(Box::new(entry))),
+        "WorkloadEntry" => serde_json::from_value(item).map(|of| Object::Member(Box::new(of))),
+        "Gateway" => serde_json::from_value(item).map(Object::Gateway),
         _ => serde_json::from_value(item).map(Object::Service),
     };
     read.map_err(unplaced)
@@ -244,6 +364,9 @@ fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Fo
         Object::Slice(slice) => ("EndpointSlice", &slice.metadata),
         Object::Policy(policy) => (POLICY, &policy.metadata),
         Object::Peer(peer) => (PEER, &peer.metadata),
+        Object::Entry(entry) => ("ServiceEntry", &entry.metadata),
+        Object::Member(member) => ("WorkloadEntry", &member.metadata),
+        Object::Gateway(gateway) => ("Gateway", &gateway.metadata),
     };
     let space = if matches!(kind, "Namespace" | "Node") {
         String::new()
@@ -292,15 +415,16 @@ mod tests {
     }
 
     fn names(folder: &Folder) -> Vec<String> {
-        folder.objects().0.iter().map(|found| found.origin.to_string()).collect()
+        let origin = |name| folder.get(name).unwrap().origin.to_string();
+        folder.names().map(origin).collect()
     }
 
     #[test]
     fn objects_keep_file_and_line() {
         let mut state = Folder::default();
-        assert!(state.update(folder(&[("a.yaml", GOOD)])));
+        assert_eq!(state.update(folder(&[("a.yaml", GOOD)])).names.len(), 2);
         assert_eq!(names(&state), ["a.yaml:2", "a.yaml:7"]);
-        assert!(!state.update(folder(&[("a.yaml", GOOD)])));
+        assert!(state.update(folder(&[("a.yaml", GOOD)])).is_empty());
     }
 
     #[test]
@@ -309,16 +433,16 @@ mod tests {
         state.update(folder(&[("a.yaml", GOOD), ("b.yaml", GOOD)]));
         let broken = GOOD.replace("spec: {nodeName: n1}", "spec: {nodeName: [1}");
         state.update(folder(&[("a.yaml", &broken)]));
-        let (objects, problems) = state.objects();
-        assert_eq!(objects.len(), 2);
+        let problems = state.problems();
+        assert_eq!(names(&state).len(), 2);
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].origin.to_string(), "a.yaml:10", "{problems:?}");
         state.update(folder(&[(
             "a.yaml",
             "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n",
         )]));
-        assert_eq!(state.objects().0.len(), 1);
-        assert!(state.objects().1.is_empty());
+        assert_eq!(names(&state), ["a.yaml:1"]);
+        assert!(state.problems().is_empty());
     }
 
     #[test]
@@ -334,14 +458,17 @@ mod tests {
         ] {
             let mut state = Folder::default();
             state.update(folder(&[("a.yaml", text)]));
-            let (_, problems) = state.objects();
+            let problems = state.problems();
             assert_eq!(problems.len(), 1, "{text}");
             assert!(problems[0].text.contains(hint), "{problems:?}");
         }
         let mut state = Folder::default();
         state.update(folder(&[("a.yaml", GOOD), ("b.yaml", GOOD)]));
-        assert_eq!(state.objects().1.len(), 2);
-        assert!(state.objects().1[0].text.contains("a.yaml:2"));
+        let problems = state.problems();
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].text.contains("a.yaml:2"), "{problems:?}");
+        assert_eq!(state.update(folder(&[("b.yaml", GOOD)])).names.len(), 2);
+        assert_eq!(names(&state), ["b.yaml:2", "b.yaml:7"]);
     }
 
     #[test]
@@ -350,14 +477,13 @@ mod tests {
             - {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n---\nkind: VirtualService\napiVersion: networking.istio.io/v1\n";
         let mut state = Folder::default();
         state.update(folder(&[("a.yaml", text)]));
-        let (objects, problems) = state.objects();
-        assert_eq!((objects.len(), problems.len()), (1, 0), "{problems:?}");
+        assert_eq!((names(&state).len(), state.problems()), (1, vec![]));
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in "([a-z:{}\\[\\]\"' #&*!|>-]|\n|\t|---\n|kind: Pod\n|apiVersion: v1\n){0,200}") {
-            Folder::default().update(folder(&[("a.yaml", &text)]));
+            let _ = Folder::default().update(folder(&[("a.yaml", &text)]));
         }
     }
 }

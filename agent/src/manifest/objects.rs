@@ -23,6 +23,12 @@ pub(super) enum Object {
     Policy(Box<AuthorizationPolicy>),
     /// A PeerAuthentication.
     Peer(Box<PeerAuthenticationObject>),
+    /// A ServiceEntry.
+    Entry(Box<ServiceEntry>),
+    /// A WorkloadEntry.
+    Member(Box<WorkloadEntry>),
+    /// A Gateway, for the waypoints.
+    Gateway(Gateway),
 }
 
 /// What all objects begin with.
@@ -260,6 +266,153 @@ pub(super) struct ServicePort {
     /// `TCP` unless given.
     #[serde(default)]
     pub(super) protocol: Option<String>,
+}
+
+/// A ServiceEntry (networking.istio.io): a service that Kubernetes does not know.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct ServiceEntry {
+    /// Name and labels.
+    pub(super) metadata: Metadata,
+    /// What was asked for.
+    pub(super) spec: EntrySpec,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct EntrySpec {
+    /// Its host names.
+    pub(super) hosts: Vec<String>,
+    /// Its addresses, single ones or ranges.
+    pub(super) addresses: Vec<String>,
+    /// What it listens on.
+    pub(super) ports: Vec<EntryPort>,
+    /// How endpoints are found: `NONE`, `STATIC`, `DNS`, `DNS_ROUND_ROBIN` or `DYNAMIC_DNS`.
+    pub(super) resolution: String,
+    /// The endpoints, if they stand here.
+    pub(super) endpoints: Vec<Machine>,
+    /// Pods and WorkloadEntries of the namespace that are the endpoints.
+    pub(super) workload_selector: Option<WorkloadSelector>,
+}
+
+/// Which workloads are meant.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub(super) struct WorkloadSelector {
+    /// Labels that they must have.
+    pub(super) labels: Labels,
+}
+
+/// One port of a ServiceEntry.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EntryPort {
+    /// What clients dial.
+    pub(super) number: u16,
+    /// Its name.
+    #[serde(default)]
+    pub(super) name: String,
+    /// Where endpoints listen; the same port unless given.
+    #[serde(default)]
+    pub(super) target_port: Option<u16>,
+}
+
+/// A WorkloadEntry (networking.istio.io): a machine outside Kubernetes.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct WorkloadEntry {
+    /// Name and labels.
+    pub(super) metadata: Metadata,
+    /// What it is.
+    pub(super) spec: Machine,
+}
+
+/// One machine outside Kubernetes.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Machine {
+    /// Its address.
+    pub(super) address: String,
+    /// Where it listens, by the names of a service's ports.
+    pub(super) ports: BTreeMap<String, u16>,
+    /// Its labels.
+    pub(super) labels: Labels,
+    /// The network that the address belongs to.
+    pub(super) network: String,
+    /// `region/zone/subzone`.
+    pub(super) locality: String,
+    /// Its share of connections beside other endpoints'.
+    pub(super) weight: u32,
+    /// Whose certificate it has.
+    pub(super) service_account: String,
+}
+
+/// A Gateway (gateway.networking.k8s.io).
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct Gateway {
+    /// Name and labels.
+    pub(super) metadata: Metadata,
+    /// What was asked for.
+    #[serde(default)]
+    pub(super) spec: GatewaySpec,
+    /// What is.
+    #[serde(default)]
+    pub(super) status: GatewayStatus,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub(super) struct GatewaySpec {
+    /// Where it listens.
+    pub(super) listeners: Vec<Listener>,
+}
+
+/// One port of a Gateway.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Listener {
+    /// Its number.
+    pub(super) port: u16,
+    /// What is spoken; `HBONE` on a waypoint's.
+    #[serde(default)]
+    pub(super) protocol: String,
+    /// Who may use it.
+    #[serde(default)]
+    pub(super) allowed_routes: AllowedRoutes,
+}
+
+/// Who may use a listener.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub(super) struct AllowedRoutes {
+    /// Objects of which namespaces.
+    pub(super) namespaces: AllowedNamespaces,
+}
+
+/// Objects of which namespaces.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub(super) struct AllowedNamespaces {
+    /// `Same` unless given, `All`, or `Selector`.
+    pub(super) from: String,
+}
+
+/// What is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub(super) struct GatewayStatus {
+    /// Where it can be reached.
+    pub(super) addresses: Vec<GatewayAddress>,
+}
+
+/// One address of a Gateway.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct GatewayAddress {
+    /// `IPAddress` unless given, or `Hostname`.
+    #[serde(rename = "type", default)]
+    pub(super) kind: String,
+    /// The address.
+    pub(super) value: String,
 }
 
 /// Where pods listen.

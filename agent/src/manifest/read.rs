@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,8 +15,8 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    compile::{Settings, compile},
-    documents::{Folder, MAX_FILE, MAX_FILES},
+    compile::{Compiler, Settings},
+    documents::{Changes, Folder, MAX_FILE, MAX_FILES},
 };
 use crate::{discovery::Snapshot, drain::Drain, origin::Problem};
 
@@ -32,7 +35,7 @@ pub enum Error {
 }
 
 /// Reads `directory` and follows it until `drain` says stop. The first snapshot is whole; later ones
-/// are published when something changed. What is wrong is logged once.
+/// are published when something changed, and only what changed is read. What is wrong is logged once.
 ///
 /// # Errors
 /// When the folder cannot be read or watched at all.
@@ -41,37 +44,34 @@ pub async fn watch(
     settings: Settings,
     drain: &Drain,
 ) -> Result<watch::Receiver<Arc<Snapshot>>, Error> {
-    let changed = Arc::new(Notify::new());
-    let wake = changed.clone();
-    // Access events are our own reads.
-    let notified = move |event: notify::Result<notify::Event>| {
-        if event.map_or(true, |event| !event.kind.is_access()) {
-            wake.notify_one();
-        }
-    };
+    let touched = Arc::new(Touched::default());
+    let (wake, base) = (touched.clone(), directory.to_owned());
+    let notified = move |event: notify::Result<notify::Event>| wake.note(&base, event);
     let watching = |error| Error::Watch(directory.into(), error);
     let mut watcher = notify::recommended_watcher(notified).map_err(watching)?;
     watcher.watch(directory, RecursiveMode::Recursive).map_err(watching)?;
     let mut reader = Reader {
         directory: directory.into(),
-        settings,
+        compiler: Compiler::new(settings),
         folder: Folder::default(),
         known: HashSet::new(),
     };
     let found = contents(directory).map_err(|error| Error::Folder(directory.into(), error))?;
-    let first = reader.take(found).unwrap_or_default();
+    let changes = reader.folder.update(found);
+    let first = reader.publish(&changes);
     let (sender, receiver) = watch::channel(Arc::new(first));
     let stop = drain.clone();
     drain.spawn(async move {
         let _watcher = watcher;
         loop {
             tokio::select! {
-                () = changed.notified() => {}
+                () = touched.changed.notified() => {}
                 () = stop.draining() => return,
             }
             tokio::time::sleep(DEBOUNCE).await;
+            let paths = touched.take();
             let read = tokio::task::spawn_blocking(move || {
-                let snapshot = reader.read();
+                let snapshot = reader.read(paths);
                 (reader, snapshot)
             });
             let Ok((back, snapshot)) = read.await else {
@@ -86,48 +86,96 @@ pub async fn watch(
     Ok(receiver)
 }
 
+/// What the kernel says has changed.
+#[derive(Debug, Default)]
+struct Touched {
+    paths: Mutex<Option<HashSet<PathBuf>>>,
+    /// More than single manifests.
+    whole: AtomicBool,
+    changed: Notify,
+}
+
+impl Touched {
+    fn note(&self, directory: &Path, event: notify::Result<notify::Event>) {
+        let (paths, whole) = match event {
+            // Access events are our own reads.
+            Ok(event) if event.kind.is_access() => return,
+            Ok(event) => {
+                let whole = event.need_rescan();
+                (event.paths, whole)
+            }
+            Err(_) => (Vec::new(), true),
+        };
+        let mut touched = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in paths {
+            let inside = path.parent() == Some(directory);
+            match extension(&path) {
+                true if inside && is_hidden(&path) => {}
+                true if inside => drop(touched.get_or_insert_default().insert(path)),
+                // A mounted ConfigMap changes by a link that all its files go through.
+                true | false => self.whole.store(true, Ordering::Relaxed),
+            }
+        }
+        if whole {
+            self.whole.store(true, Ordering::Relaxed);
+        }
+        drop(touched);
+        self.changed.notify_one();
+    }
+
+    /// The paths to read; `None` for all that there are.
+    fn take(&self) -> Option<HashSet<PathBuf>> {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths = paths.take().unwrap_or_default();
+        (!self.whole.swap(false, Ordering::Relaxed)).then_some(paths)
+    }
+}
+
 /// Path → text, or why it cannot be read.
 type Contents = BTreeMap<Arc<str>, Result<String, String>>;
 
 struct Reader {
     directory: PathBuf,
-    settings: Settings,
+    compiler: Compiler,
     folder: Folder,
     known: HashSet<Problem>,
 }
 
 impl Reader {
     /// A new snapshot, if anything changed. A folder that cannot be listed stays as it was.
-    fn read(&mut self) -> Option<Snapshot> {
-        let contents = match contents(&self.directory) {
-            Ok(contents) => contents,
-            Err(error) => {
-                tracing::warn!(%error, directory = %self.directory.display(), "cannot list the manifests: the last good state stays");
-                return None;
+    fn read(&mut self, paths: Option<HashSet<PathBuf>>) -> Option<Snapshot> {
+        let changes = match paths {
+            Some(paths) if self.folder.count() + paths.len() <= MAX_FILES => {
+                let file = |path: PathBuf| (path.to_string_lossy().into(), text_if_there(&path));
+                self.folder.update_files(paths.into_iter().map(file))
             }
+            Some(_) | None => match contents(&self.directory) {
+                Ok(contents) => self.folder.update(contents),
+                Err(error) => {
+                    tracing::warn!(%error, directory = %self.directory.display(), "cannot list the manifests: the last good state stays");
+                    return None;
+                }
+            },
         };
-        self.take(contents)
+        (!changes.is_empty()).then(|| self.publish(&changes))
     }
 
-    fn take(&mut self, contents: Contents) -> Option<Snapshot> {
-        if !self.folder.update(contents) {
-            return None;
-        }
-        let snapshot = compile(&self.folder, &self.settings);
+    fn publish(&mut self, changes: &Changes) -> Snapshot {
+        let snapshot = self.compiler.apply(&self.folder, changes);
         self.report(snapshot.problems());
         tracing::info!(
-            workloads = snapshot.workloads().count(),
-            services = snapshot.services().count(),
+            workloads = snapshot.workloads().len(),
+            services = snapshot.count_services(),
             problems = snapshot.problems().len(),
             "manifests read"
         );
-        Some(snapshot)
+        snapshot
     }
 
     fn report(&mut self, problems: &[Problem]) {
         for problem in problems {
             if !self.known.contains(problem) {
-                tracing::warn!(at = %problem.origin, "manifest: {}; the last good version stays", problem.text);
+                tracing::warn!(at = %problem.origin, "manifest: {}", problem.text);
             }
         }
         self.known = problems.iter().cloned().collect();
@@ -139,22 +187,34 @@ fn contents(directory: &Path) -> io::Result<Contents> {
     let mut contents = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if hidden || !matches!(extension, Some("yaml" | "yml" | "json")) {
+        if is_hidden(&path) || !extension(&path) {
             continue;
         }
         if contents.len() == MAX_FILES {
             return Err(io::Error::other(format!("more than {MAX_FILES} files")));
         }
-        let text = match text(&path) {
-            // It went between the listing and now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            text => text.map_err(|error| error.to_string()),
-        };
-        contents.insert(path.to_string_lossy().into(), text);
+        if let Some(text) = text_if_there(&path) {
+            contents.insert(path.to_string_lossy().into(), text);
+        }
     }
     Ok(contents)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'))
+}
+
+fn extension(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+/// The text, or why it cannot be read; `None` for a file that is gone.
+fn text_if_there(path: &Path) -> Option<Result<String, String>> {
+    match text(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        text => Some(text.map_err(|error| error.to_string())),
+    }
 }
 
 fn text(path: &Path) -> io::Result<String> {

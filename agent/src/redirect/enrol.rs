@@ -109,6 +109,9 @@ impl LocalPod {
     }
 }
 
+/// Enrolled pods of this node, by uid.
+pub type LocalPods = HashMap<Arc<str>, Arc<LocalPod>>;
+
 /// The pods of this node that are enrolled, and the kernel's view of the mesh.
 #[derive(Debug)]
 pub struct Enrolment {
@@ -116,9 +119,11 @@ pub struct Enrolment {
     settings: Settings,
     capture_all: bool,
     crowded: bool,
+    /// What the kernel's destinations were made of.
+    synced: Option<Snapshot>,
     attachment: Attachment,
     maps: Arc<Maps>,
-    pods: HashMap<Arc<str>, Arc<LocalPod>>,
+    pods: LocalPods,
     slots: HashMap<IpAddr, u32>,
     leaving: Vec<(Instant, Vec<IpAddr>)>,
     drain: Drain,
@@ -146,6 +151,7 @@ impl Enrolment {
             settings,
             capture_all,
             crowded: false,
+            synced: None,
             attachment,
             maps,
             pods,
@@ -173,8 +179,8 @@ impl Enrolment {
     }
 
     /// The pods that are enrolled.
-    pub fn pods(&self) -> Vec<Arc<LocalPod>> {
-        self.pods.values().cloned().collect()
+    pub fn pods(&self) -> LocalPods {
+        self.pods.clone()
     }
 
     /// Makes kernel and listeners agree with `snapshot`. `hold` gives the certificates of an
@@ -231,10 +237,9 @@ impl Enrolment {
     }
 
     /// What a damaged folder no longer names may still be of the mesh, and stays captured. With more
-    /// destinations than the kernel has room for, all are captured.
+    /// destinations than the kernel has room for, all are captured. Takes time for what changed.
     fn sync_destinations(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
-        let addresses: HashSet<IpAddr> = snapshot.addresses().take(MAX_DESTINATIONS + 1).collect();
-        let crowded = addresses.len() > MAX_DESTINATIONS;
+        let crowded = snapshot.count_addresses() > MAX_DESTINATIONS;
         if crowded != self.crowded {
             tracing::warn!(
                 limit = MAX_DESTINATIONS,
@@ -244,16 +249,27 @@ impl Enrolment {
             self.crowded = crowded;
             self.maps.set_capture_all(self.capture_all || crowded)?;
         }
-        if !crowded {
-            self.maps.sync_mesh(&addresses, !snapshot.is_partial())?;
+        let (earlier, whole) = (self.synced.take(), !snapshot.is_partial());
+        let same_kind = |earlier: &Snapshot| earlier.is_partial() != whole;
+        match earlier.filter(same_kind) {
+            _ if crowded => return Ok(()),
+            Some(earlier) => {
+                let changed = snapshot.addresses_changed_since(&earlier);
+                let changed = changed.map(|address| (address, snapshot.has_address(address)));
+                for (address, is_mesh) in changed.filter(|(_, is_mesh)| *is_mesh || whole) {
+                    self.maps.set_mesh(address, is_mesh)?;
+                }
+            }
+            None => self.maps.sync_mesh(&snapshot.addresses().collect(), whole)?,
         }
-        self.maps.sync_prefixes(&[])
+        self.maps.sync_prefixes(snapshot.ranges(), whole)?;
+        self.synced = Some(snapshot.clone());
+        Ok(())
     }
 
     fn wanted(&self, snapshot: &Snapshot) -> HashMap<Arc<str>, Arc<Workload>> {
         snapshot
-            .workloads()
-            .filter(|workload| *workload.node == *self.node)
+            .workloads_on(&self.node)
             .filter(|workload| workload.protocol == Protocol::Hbone)
             .filter(|workload| !workload.addresses.is_empty())
             .map(|workload| (workload.uid.clone(), workload.clone()))

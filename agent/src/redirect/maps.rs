@@ -196,6 +196,16 @@ impl Maps {
         self.tables().mesh.get(&addresses::key(address), 0).is_ok()
     }
 
+    /// Says whether an address is captured.
+    pub(super) fn set_mesh(&self, address: IpAddr, is_mesh: bool) -> Result<(), Error> {
+        let (mut tables, key) = (self.tables(), addresses::key(address));
+        if is_mesh {
+            tables.mesh.insert(key, 1, 0).map_err(named("MESH"))
+        } else {
+            absent_is_fine(tables.mesh.remove(&key)).map_err(named("MESH"))
+        }
+    }
+
     /// Adds to the kernel's set of mesh addresses what is `wanted`, and, with `whole`, removes the
     /// rest. Changes only what differs.
     pub(super) fn sync_mesh(&self, wanted: &HashSet<IpAddr>, whole: bool) -> Result<(), Error> {
@@ -215,24 +225,33 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the kernel's prefixes equal to `wanted`: captured, or (false) exempt.
-    pub(super) fn sync_prefixes(&self, wanted: &[(IpNet, bool)]) -> Result<(), Error> {
+    /// Adds to the kernel's ranges of mesh addresses what is `wanted`, and, with `whole`, removes the
+    /// rest.
+    pub(super) fn sync_prefixes(
+        &self,
+        wanted: impl Iterator<Item = IpNet>,
+        whole: bool,
+    ) -> Result<(), Error> {
         let mut tables = self.tables();
-        let wanted: Table<([u8; 16], u32), u32> =
-            wanted.iter().map(|(net, captured)| (prefix(net), u32::from(*captured))).collect();
+        let wanted: HashSet<([u8; 16], u32)> = wanted.map(|net| prefix(&net)).collect();
         let present: Vec<_> =
             tables.prefixes.keys().collect::<Result<_, _>>().map_err(named("PREFIXES"))?;
-        tables.node.set(NODE_PREFIXES, wanted.len() as u64, 0).map_err(named("NODE"))?;
-        for ((ip, length), captured) in &wanted {
+        let mut count = wanted.len();
+        for (ip, length) in &wanted {
             let key = lpm_trie::Key::new(*length, *ip);
-            tables.prefixes.insert(&key, *captured, 0).map_err(named("PREFIXES"))?;
+            tables.prefixes.insert(&key, 1, 0).map_err(named("PREFIXES"))?;
         }
         for key in present {
-            if !wanted.contains_key(&(key.data(), key.prefix_len())) {
+            if wanted.contains(&(key.data(), key.prefix_len())) {
+                continue;
+            }
+            if whole {
                 absent_is_fine(tables.prefixes.remove(&key)).map_err(named("PREFIXES"))?;
+            } else {
+                count += 1;
             }
         }
-        Ok(())
+        tables.node.set(NODE_PREFIXES, count as u64, 0).map_err(named("NODE"))
     }
 
     /// How often each program ended in each way, over all processors.

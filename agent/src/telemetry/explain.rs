@@ -7,17 +7,23 @@ use serde_json::{Value, json};
 
 use crate::{
     discovery::{Protocol, Snapshot, Workload},
+    identity::Identity,
     origin::Origin,
     policy::{Asked, Verdict, authorize},
     route::{self, Choice, NextHop, Via},
 };
 
 /// Explains a connection from `source` (`namespace/pod`, or an address) to `destination`
-/// (`namespace/pod:port`, a service's host name with a port, or address and port).
+/// (`namespace/pod:port`, a service's host name with a port, or address and port). With `join`, pods of
+/// one node are joined without a tunnel.
 ///
 /// # Errors
 /// Says what is not known.
-pub fn explain(snapshot: &Snapshot, source: &str, destination: &str) -> Result<Value, String> {
+pub fn explain(
+    snapshot: &Snapshot,
+    join: bool,
+    (source, destination): (&str, &str),
+) -> Result<Value, String> {
     let client = workload(snapshot, source).ok_or_else(|| {
         format!("{source} is no pod of the mesh: give namespace/pod or an address")
     })?;
@@ -30,7 +36,7 @@ pub fn explain(snapshot: &Snapshot, source: &str, destination: &str) -> Result<V
             snapshot,
             &client.uid,
             dialled,
-            &Choice { tried: &[], load: &|_| 0, random: 0 },
+            &Choice { tried: &[], load: &|_| 0, random: 0, join },
         )
     } else {
         Ok(direct(snapshot, dialled))
@@ -73,18 +79,24 @@ fn judged(snapshot: &Snapshot, client: &Workload, hop: &NextHop) -> Verdict {
     let same = |address: &&IpAddr| address.is_ipv4() == hop.endpoint.is_ipv4();
     let address = client.addresses.iter().find(same).or_else(|| client.addresses.first());
     let source = SocketAddr::new(address.copied().unwrap_or(hop.endpoint.ip()), 0);
-    let peer = matches!(hop.via, Via::Tunnel { .. }).then_some(&client.identity);
+    let peer = (hop.via != Via::Plain).then_some(&client.identity);
     authorize(&guard, &Asked { peer, source, destination: hop.endpoint })
 }
 
 fn path(hop: &NextHop) -> String {
     match &hop.via {
         Via::Plain => format!("plain TCP to {}", hop.endpoint),
-        Via::Tunnel { address, expected } => {
-            let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
-            format!("HBONE tunnel to {address}, who must be {}", expected.join(" or "))
+        Via::Joined => format!("on this node, without a tunnel, to {}", hop.endpoint),
+        Via::Tunnel { address, expected } => tunnel(*address, expected),
+        Via::Waypoint { address, expected } => {
+            format!("{}, a waypoint, which decides where it goes on", tunnel(*address, expected))
         }
     }
+}
+
+fn tunnel(address: SocketAddr, expected: &[Identity]) -> String {
+    let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+    format!("HBONE tunnel to {address}, who must be {}", expected.join(" or "))
 }
 
 fn workload<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Workload> {

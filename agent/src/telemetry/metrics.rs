@@ -94,6 +94,7 @@ impl TrafficLabels {
             response_flags: "-",
             connection_security_policy: match protocol {
                 Protocol::Hbone => "mutual_tls",
+                Protocol::Direct => "same_node",
                 Protocol::Tcp => "unknown",
             },
         }

@@ -31,10 +31,12 @@ pub enum Reason {
     BadRequest,
     /// The peer asked for an address that is not this pod's.
     NotLocal,
-    /// The service has no such port.
+    /// The service has no such port, or what was dialled is in another network.
     NoRoute,
     /// No endpoint of the service is ready.
     NoEndpoint,
+    /// The waypoint that must be passed is not there.
+    NoWaypoint,
     /// The pod's certificate is not there.
     NoCertificate,
     /// The connection would come back to the agent.
@@ -78,6 +80,7 @@ impl Reason {
             Self::NotLocal => "not_local",
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
+            Self::NoWaypoint => "no_waypoint",
             Self::NoCertificate => "no_certificate",
             Self::Loop => "loop",
             Self::LimitExceeded => "limit_exceeded",
@@ -105,6 +108,7 @@ impl Reason {
             | Self::NotLocal
             | Self::NoRoute
             | Self::NoEndpoint
+            | Self::NoWaypoint
             | Self::NoCertificate
             | Self::Loop
             | Self::LimitExceeded
@@ -135,6 +139,7 @@ impl Reason {
             | Self::NotLocal
             | Self::NoRoute
             | Self::NoEndpoint
+            | Self::NoWaypoint
             | Self::Loop
             | Self::LimitExceeded => "CONNECT",
         }
@@ -156,6 +161,7 @@ impl Reason {
             | Self::Rejected
             | Self::NoRoute
             | Self::NoEndpoint
+            | Self::NoWaypoint
             | Self::NoCertificate
             | Self::Loop
             | Self::LimitExceeded
@@ -169,6 +175,15 @@ impl Failure {
     /// A failure with its explanation.
     pub fn new(reason: Reason, detail: impl ToString) -> Self {
         Self { reason, detail: detail.to_string() }
+    }
+
+    /// What the client's side of a tunnel learns of it, by the status of the answer.
+    pub fn as_told(&self) -> Self {
+        let reason = match self.reason.status() {
+            StatusCode::UNAUTHORIZED => Reason::Denied,
+            _ => Reason::Rejected,
+        };
+        Self::new(reason, &self.detail)
     }
 
     /// A dial of plain TCP failed.
@@ -190,7 +205,8 @@ impl From<Ended> for Reason {
 impl From<route::Error> for Failure {
     fn from(error: route::Error) -> Self {
         let reason = match &error {
-            route::Error::NoPort { .. } => Reason::NoRoute,
+            route::Error::NoPort { .. } | route::Error::OtherNetwork { .. } => Reason::NoRoute,
+            route::Error::NoWaypoint { .. } => Reason::NoWaypoint,
             route::Error::NoEndpoint { .. } => Reason::NoEndpoint,
         };
         Self::new(reason, error)

@@ -28,6 +28,9 @@ pub enum Protocol {
     Tcp,
     /// Through a tunnel.
     Hbone,
+    /// Within one agent: both pods are on its node. Identity and policy are checked as in a tunnel;
+    /// nothing is encrypted, because nothing leaves the kernel's memory.
+    Direct,
 }
 
 impl Protocol {
@@ -36,6 +39,7 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Hbone => "hbone",
+            Self::Direct => "direct",
         }
     }
 }
@@ -121,6 +125,12 @@ impl Record {
         series.opened.inc();
         self.series = Some(series);
         self.counters.clone()
+    }
+
+    /// The same, for the other side's record of a connection within one agent.
+    pub fn opened_with(&mut self, counters: &Arc<Counters>) {
+        self.counters = counters.clone();
+        self.opened();
     }
 
     /// An endpoint could not be reached, and another one is tried.

@@ -1,38 +1,445 @@
-//! Pure: a Service and what is behind it, by its selector or by its slices.
+//! Pure: Services and ServiceEntries, and what is behind them: by selector, by slices, or as they say.
+//! Never: looks through all services for one workload, or through all workloads for one service.
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
+use ipnet::IpNet;
+
 use super::{
     super::{
-        documents::Found,
-        objects::{self, Object, TargetPort},
+        documents::{Found, Name},
+        objects::{self, Labels, Metadata, Object},
     },
-    Mesh,
+    facts::{Asking, Kind},
+    members::{Maker, Member, PortSpec},
 };
 use crate::{
-    discovery::{Distribution, Service, ServicePort, Target},
-    origin::{Origin, Problem},
+    discovery::{Distribution, Service, ServicePort, Snapshot, Target},
+    origin::Origin,
 };
 
 /// The label with which a slice says whose endpoints it has.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// A service's namespace and name → the slices that a label says are its own.
-pub(super) type Slices<'a> = HashMap<(&'a str, &'a str), Vec<&'a objects::EndpointSlice>>;
 
-pub(super) fn slices<'a>(objects: &[&'a Found]) -> Slices<'a> {
-    let mut slices = Slices::new();
-    for found in objects {
-        if let Object::Slice(slice) = &found.object
+/// Namespace, key and value of a label.
+type Label = (String, String, String);
+/// Workloads and their ports, by uid.
+type Endpoints = BTreeMap<Arc<str>, Target>;
+/// The members of a namespace, by uid.
+pub(super) type Members = BTreeMap<Arc<str>, Member>;
+
+/// All services, with what it takes to find those that a workload may be behind.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    compiled: HashMap<Name, Compiled>,
+    /// By the first label of their selectors.
+    selecting: HashMap<Label, BTreeSet<Name>>,
+    /// By the addresses in their slices.
+    mentioning: HashMap<IpAddr, BTreeSet<Name>>,
+    slices: HashMap<Name, BTreeMap<Name, objects::EndpointSlice>>,
+    service_of_slice: HashMap<Name, Name>,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    /// One per host name.
+    services: Vec<Arc<Service>>,
+    behind: Behind,
+    /// Workloads that stand in the ServiceEntry itself.
+    machines: Vec<Arc<str>>,
+}
+
+/// What is behind a service.
+#[derive(Debug)]
+enum Behind {
+    /// Members of its namespace that have these labels.
+    Selected { selector: Labels, ports: Vec<PortSpec>, unready: bool },
+    /// Who has these addresses.
+    Sliced(Vec<(Vec<IpAddr>, Target)>),
+    /// What it says itself.
+    Fixed,
+}
+
+impl Services {
+    /// A slice came, went (`None`) or is another now. Gives the services that it concerns.
+    pub(super) fn slice(
+        &mut self,
+        name: &Name,
+        slice: Option<&objects::EndpointSlice>,
+    ) -> Vec<Name> {
+        let mut concerned = Vec::new();
+        if let Some(service) = self.service_of_slice.remove(name) {
+            if let Some(slices) = self.slices.get_mut(&service) {
+                slices.remove(name);
+            }
+            concerned.push(service);
+        }
+        if let Some(slice) = slice
             && let Some(service) = slice.metadata.labels.get(SERVICE_NAME)
         {
-            let name = (slice.metadata.namespace.as_str(), service.as_str());
-            slices.entry(name).or_default().push(slice);
+            let service = ("Service", slice.metadata.namespace.clone(), service.clone());
+            self.service_of_slice.insert(name.clone(), service.clone());
+            self.slices.entry(service.clone()).or_default().insert(name.clone(), slice.clone());
+            concerned.push(service);
+        }
+        concerned
+    }
+
+    /// A member was one thing and is another now: services that it is, or was, behind follow.
+    pub(super) fn member(
+        &mut self,
+        snapshot: &mut Snapshot,
+        (then, now): (Option<&Member>, Option<&Member>),
+    ) {
+        let Some(uid) = now.or(then).map(|member| member.workload.uid.clone()) else { return };
+        let both = then.into_iter().chain(now);
+        let concerned: BTreeSet<Name> = both.flat_map(|member| self.concerned(member)).collect();
+        for name in concerned {
+            self.change(snapshot, &name, |snapshot, behind, endpoints| match behind {
+                Behind::Selected { .. } => {
+                    endpoints.remove(&uid);
+                    let target = now.and_then(|now| behind.target(now));
+                    endpoints.extend(target.map(|target| (uid.clone(), target)));
+                }
+                Behind::Sliced(groups) => *endpoints = sliced(snapshot, groups),
+                Behind::Fixed => {}
+            });
         }
     }
-    slices
+
+    /// Puts all members behind the services that select them.
+    pub(super) fn fill(&mut self, snapshot: &mut Snapshot, members: &HashMap<String, Members>) {
+        let mut behind = HashMap::<Name, Endpoints>::new();
+        for member in members.values().flat_map(BTreeMap::values) {
+            for name in self.concerned(member) {
+                let target = self.compiled.get(&name).and_then(|c| c.behind.target(member));
+                let endpoint = target.map(|target| (member.workload.uid.clone(), target));
+                behind.entry(name).or_default().extend(endpoint);
+            }
+        }
+        for (name, found) in behind {
+            self.change(snapshot, &name, |_, _, endpoints| endpoints.extend(found.clone()));
+        }
+    }
+
+    /// The services that may select the member, or whose slices name its addresses.
+    fn concerned(&self, member: &Member) -> Vec<Name> {
+        let namespace = member.workload.namespace.to_string();
+        let label = |(key, value): (&String, &String)| {
+            self.selecting.get(&(namespace.clone(), key.clone(), value.clone()))
+        };
+        let selecting = member.workload.labels.iter().filter_map(label).flatten();
+        let addresses = member.workload.addresses.iter();
+        let mentioning = addresses.filter_map(|at| self.mentioning.get(at)).flatten();
+        selecting.chain(mentioning).cloned().collect()
+    }
+
+    /// Changes the endpoints of the services that one object stands for.
+    fn change(
+        &mut self,
+        snapshot: &mut Snapshot,
+        name: &Name,
+        how: impl Fn(&Snapshot, &Behind, &mut Endpoints),
+    ) {
+        let Some(compiled) = self.compiled.get_mut(name) else { return };
+        for service in &mut compiled.services {
+            let mut endpoints = service.endpoints.clone();
+            how(snapshot, &compiled.behind, &mut endpoints);
+            if endpoints == service.endpoints {
+                continue;
+            }
+            snapshot.remove_service(service);
+            *service = Arc::new(Service { endpoints, ..(**service).clone() });
+            snapshot.insert_service(service.clone());
+        }
+    }
+
+    /// A service came, went (`None`), or is another now. Of `members` some may be behind it. Says what
+    /// is wrong with it.
+    pub(super) fn service(
+        &mut self,
+        snapshot: &mut Snapshot,
+        maker: &Maker<'_>,
+        (name, found): (&Name, Option<&Found>),
+        members: Option<&Members>,
+    ) -> Vec<String> {
+        let mut machines = self.remove(snapshot, name);
+        let mut problems = Vec::new();
+        let compiled = match found.map(|found| (&found.object, &found.origin)) {
+            Some((Object::Service(service), origin)) => {
+                let slices = self.slices.get(name);
+                kubernetes(maker, service, slices, origin, &mut problems)
+            }
+            Some((Object::Entry(entry), origin)) => {
+                entry_of(maker, entry, origin, &mut problems, snapshot)
+            }
+            Some(_) | None => Err(None),
+        };
+        let mut compiled = match compiled {
+            Ok(compiled) => compiled,
+            Err(problem) => {
+                problems.extend(problem);
+                self.resolve(snapshot, &machines);
+                return problems;
+            }
+        };
+        let address = |uid: &Arc<str>| Some(snapshot.workload(uid)?.addresses.clone());
+        machines.extend(compiled.machines.iter().filter_map(address).flatten());
+        let endpoints = match &compiled.behind {
+            Behind::Selected { .. } => {
+                let all = members.into_iter().flat_map(BTreeMap::values);
+                let uid = |member: &Member| member.workload.uid.clone();
+                Some(all.filter_map(|m| Some((uid(m), compiled.behind.target(m)?))).collect())
+            }
+            Behind::Sliced(groups) => Some(sliced(snapshot, groups)),
+            Behind::Fixed => None,
+        };
+        for service in &mut compiled.services {
+            if let Some(endpoints) = &endpoints {
+                Arc::make_mut(service).endpoints.clone_from(endpoints);
+            }
+            snapshot.insert_service(service.clone());
+        }
+        self.insert(name, compiled);
+        self.resolve(snapshot, &machines);
+        problems
+    }
+
+    /// Somebody else may be at these addresses by now: services whose slices name them follow.
+    fn resolve(&mut self, snapshot: &mut Snapshot, addresses: &[IpAddr]) {
+        let named = addresses.iter().filter_map(|address| self.mentioning.get(address)).flatten();
+        for name in named.cloned().collect::<BTreeSet<_>>() {
+            self.change(snapshot, &name, |snapshot, behind, endpoints| {
+                if let Behind::Sliced(groups) = behind {
+                    *endpoints = sliced(snapshot, groups);
+                }
+            });
+        }
+    }
+
+    /// Gives the addresses of the machines that go with it.
+    fn remove(&mut self, snapshot: &mut Snapshot, name: &Name) -> Vec<IpAddr> {
+        let Some(compiled) = self.compiled.remove(name) else { return Vec::new() };
+        compiled.services.iter().for_each(|service| snapshot.remove_service(service));
+        let address = |uid: &Arc<str>| Some(snapshot.workload(uid)?.addresses.clone());
+        let machines = compiled.machines.iter().filter_map(address).flatten().collect();
+        compiled.machines.iter().for_each(|uid| snapshot.remove_workload(uid));
+        if let Some(label) = compiled.behind.first_label(&name.1) {
+            forget(&mut self.selecting, &label, name);
+        }
+        for address in compiled.behind.addresses() {
+            forget(&mut self.mentioning, &address, name);
+        }
+        machines
+    }
+
+    fn insert(&mut self, name: &Name, compiled: Compiled) {
+        if let Some(label) = compiled.behind.first_label(&name.1) {
+            self.selecting.entry(label).or_default().insert(name.clone());
+        }
+        for address in compiled.behind.addresses() {
+            self.mentioning.entry(address).or_default().insert(name.clone());
+        }
+        self.compiled.insert(name.clone(), compiled);
+    }
+}
+
+fn forget<K: Eq + std::hash::Hash>(index: &mut HashMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
+    let left = index.get_mut(key).is_some_and(|names| {
+        names.remove(name);
+        !names.is_empty()
+    });
+    if !left {
+        index.remove(key);
+    }
+}
+
+impl Behind {
+    /// Where a member takes connections to the service; `None` when it does not.
+    fn target(&self, member: &Member) -> Option<Target> {
+        match self {
+            Self::Selected { selector, ports, unready } => {
+                let fits = member.has(selector) && (member.workload.ready || *unready);
+                let target = |port: &PortSpec| Some((port.port, member.target(port)?));
+                fits.then(|| ports.iter().filter_map(target).collect())
+            }
+            Self::Sliced(_) | Self::Fixed => None,
+        }
+    }
+
+    fn first_label(&self, namespace: &str) -> Option<Label> {
+        match self {
+            Self::Selected { selector, .. } => {
+                let (key, value) = selector.first_key_value()?;
+                Some((namespace.to_owned(), key.clone(), value.clone()))
+            }
+            Self::Sliced(_) | Self::Fixed => None,
+        }
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Sliced(groups) => groups.iter().flat_map(|(all, _)| all).copied().collect(),
+            Self::Selected { .. } | Self::Fixed => Vec::new(),
+        }
+    }
+}
+
+/// Endpoints that the mesh knows; others have no identity that could be expected of them.
+fn sliced(snapshot: &Snapshot, groups: &[(Vec<IpAddr>, Target)]) -> Endpoints {
+    let mut endpoints = Endpoints::new();
+    for (addresses, target) in groups {
+        let workloads = addresses.iter().filter_map(|address| snapshot.workload_at(*address));
+        for workload in workloads {
+            endpoints.entry(workload.uid.clone()).or_default().extend(target);
+        }
+    }
+    endpoints
+}
+
+/// A Kubernetes Service. Where there are slices they are the word, as for kube-proxy.
+fn kubernetes(
+    maker: &Maker<'_>,
+    service: &objects::Service,
+    slices: Option<&BTreeMap<Name, objects::EndpointSlice>>,
+    origin: &Origin,
+    problems: &mut Vec<String>,
+) -> Result<Compiled, Option<String>> {
+    let (metadata, spec) = (&service.metadata, &service.spec);
+    let distribution = distribution(spec).unwrap_or_else(|text| {
+        problems.push(text);
+        Distribution::Any
+    });
+    let kind = Kind::Service;
+    let asking = Asking { kind, namespace: &metadata.namespace, labels: &metadata.labels };
+    let (waypoint, problem) = maker.facts.waypoint(asking);
+    problems.extend(problem);
+    let ports = spec.ports.iter().filter(|port| is_tcp(port));
+    let domain = &maker.settings.cluster_domain;
+    let behind = match slices.filter(|slices| !slices.is_empty()) {
+        Some(slices) => Behind::Sliced(groups(spec, slices.values())),
+        None if spec.selector.is_empty() => Behind::Fixed,
+        None => Behind::Selected {
+            selector: spec.selector.clone(),
+            ports: ports.clone().map(port_spec).collect(),
+            unready: spec.publish_not_ready_addresses,
+        },
+    };
+    let service = Service {
+        name: metadata.name.as_str().into(),
+        namespace: metadata.namespace.as_str().into(),
+        hostname: format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace).into(),
+        vips: vips(spec)?,
+        ranges: Vec::new(),
+        passthrough: false,
+        waypoint,
+        ports: ports.map(|p| ServicePort { name: p.name.as_str().into(), port: p.port }).collect(),
+        distribution,
+        endpoints: Endpoints::new(),
+        origin: origin.clone(),
+    };
+    Ok(Compiled { services: vec![service.into()], behind, machines: Vec::new() })
+}
+
+/// Addresses and ports of slices' endpoints that take connections.
+fn groups<'a>(
+    spec: &objects::ServiceSpec,
+    slices: impl Iterator<Item = &'a objects::EndpointSlice>,
+) -> Vec<(Vec<IpAddr>, Target)> {
+    let of_slice = |slice: &objects::EndpointSlice| {
+        let ports = spec.ports.iter().filter(|port| is_tcp(port)).filter_map(|port| {
+            let same = slice.ports.iter().find(|other| other.name == port.name)?;
+            Some((port.port, same.port?))
+        });
+        let ready = |e: &&objects::SliceEndpoint| {
+            e.conditions.ready.unwrap_or(true) || spec.publish_not_ready_addresses
+        };
+        let addresses = slice.endpoints.iter().filter(ready).flat_map(|e| &e.addresses);
+        (addresses.filter_map(|text| text.parse().ok()).collect(), ports.collect())
+    };
+    slices.map(of_slice).collect()
+}
+
+/// The services, one per host, of a ServiceEntry.
+fn entry_of(
+    maker: &Maker<'_>,
+    entry: &objects::ServiceEntry,
+    origin: &Origin,
+    problems: &mut Vec<String>,
+    snapshot: &mut Snapshot,
+) -> Result<Compiled, Option<String>> {
+    let (metadata, spec) = (&entry.metadata, &entry.spec);
+    let passthrough = match spec.resolution.as_str() {
+        "STATIC" => false,
+        "" | "NONE" => true,
+        other => {
+            return Err(Some(format!(
+                "spec.resolution {other} is not supported: endpoints are found by their addresses (STATIC) or not at all (NONE)"
+            )));
+        }
+    };
+    let (vips, ranges) = addresses(&spec.addresses)?;
+    let kind = Kind::Service;
+    let asking = Asking { kind, namespace: &metadata.namespace, labels: &metadata.labels };
+    let (waypoint, problem) = maker.facts.waypoint(asking);
+    problems.extend(problem);
+    let ports: Vec<_> = spec.ports.iter().map(entry_port).collect();
+    let mut endpoints = Endpoints::new();
+    for (index, machine) in spec.endpoints.iter().enumerate() {
+        let Metadata { namespace, name, .. } = metadata;
+        let uid =
+            format!("networking.istio.io/ServiceEntry/{namespace}/{name}/{}", machine.address);
+        match maker.machine(machine, (namespace, name, uid), origin) {
+            Ok(workload) => {
+                let target = |p: &objects::EntryPort| {
+                    let own = machine.ports.get(&p.name).copied();
+                    (p.number, own.or(p.target_port).unwrap_or(p.number))
+                };
+                endpoints.insert(workload.uid.clone(), spec.ports.iter().map(target).collect());
+                snapshot.insert_workload(workload.into());
+            }
+            Err(text) => problems.push(format!("spec.endpoints[{index}]: {text}")),
+        }
+    }
+    let machines = endpoints.keys().cloned().collect();
+    let behind = match &spec.workload_selector {
+        Some(selector) if !selector.labels.is_empty() => {
+            Behind::Selected { selector: selector.labels.clone(), ports, unready: false }
+        }
+        Some(_) | None => Behind::Fixed,
+    };
+    let service = |host: &String| {
+        Arc::new(Service {
+            name: metadata.name.as_str().into(),
+            namespace: metadata.namespace.as_str().into(),
+            hostname: host.to_ascii_lowercase().into(),
+            vips: vips.clone(),
+            ranges: ranges.clone(),
+            passthrough,
+            waypoint: waypoint.clone(),
+            ports: spec
+                .ports
+                .iter()
+                .map(|p| ServicePort { name: p.name.as_str().into(), port: p.number })
+                .collect(),
+            distribution: Distribution::Any,
+            endpoints: endpoints.clone(),
+            origin: origin.clone(),
+        })
+    };
+    Ok(Compiled { services: spec.hosts.iter().map(service).collect(), behind, machines })
+}
+
+fn entry_port(port: &objects::EntryPort) -> PortSpec {
+    let target = port.target_port.map(objects::TargetPort::Number);
+    PortSpec { port: port.number, name: port.name.clone(), target }
+}
+
+fn port_spec(port: &objects::ServicePort) -> PortSpec {
+    PortSpec { port: port.port, name: port.name.clone(), target: port.target_port.clone() }
 }
 
 /// Kubernetes' `internalTrafficPolicy` comes before `trafficDistribution`.
@@ -48,92 +455,6 @@ fn distribution(spec: &objects::ServiceSpec) -> Result<Distribution, String> {
         (other, _) => {
             Err(format!("spec.internalTrafficPolicy {other:?} is none of Cluster, Local"))
         }
-    }
-}
-
-impl Mesh<'_> {
-    pub(super) fn service(
-        &mut self,
-        service: &objects::Service,
-        slices: Option<&[&objects::EndpointSlice]>,
-        origin: &Origin,
-    ) -> Option<Service> {
-        let metadata = &service.metadata;
-        let vips = match vips(&service.spec) {
-            Ok(vips) => vips,
-            Err(text) => {
-                self.problems.push(Problem { origin: origin.clone(), text });
-                return None;
-            }
-        };
-        let distribution = distribution(&service.spec).unwrap_or_else(|text| {
-            self.problems.push(Problem { origin: origin.clone(), text });
-            Distribution::Any
-        });
-        let domain = &self.settings.cluster_domain;
-        let ports = service.spec.ports.iter().filter(|port| is_tcp(port));
-        Some(Service {
-            name: metadata.name.as_str().into(),
-            namespace: metadata.namespace.as_str().into(),
-            hostname: format!("{}.{}.svc.{domain}", metadata.name, metadata.namespace).into(),
-            vips,
-            ports: ports
-                .map(|port| ServicePort { name: port.name.as_str().into(), port: port.port })
-                .collect(),
-            distribution,
-            // Where there are slices they are the word, as for kube-proxy.
-            endpoints: match slices {
-                Some(slices) => self.sliced_endpoints(service, slices),
-                None => self.endpoints(service),
-            },
-            origin: origin.clone(),
-        })
-    }
-
-    /// Endpoints that are pods; others have no identity that could be expected of them.
-    fn sliced_endpoints(
-        &self,
-        service: &objects::Service,
-        slices: &[&objects::EndpointSlice],
-    ) -> BTreeMap<Arc<str>, Target> {
-        let spec = &service.spec;
-        let mut endpoints = BTreeMap::<Arc<str>, Target>::new();
-        for slice in slices {
-            let ports = spec.ports.iter().filter(|port| is_tcp(port)).filter_map(|port| {
-                let same = slice.ports.iter().find(|other| other.name == port.name)?;
-                Some((port.port, same.port?))
-            });
-            let target: Target = ports.collect();
-            let ready = |e: &&objects::SliceEndpoint| {
-                e.conditions.ready.unwrap_or(true) || spec.publish_not_ready_addresses
-            };
-            let addresses = slice.endpoints.iter().filter(ready).flat_map(|e| &e.addresses);
-            for uid in addresses.filter_map(|text| self.by_address.get(&text.parse().ok()?)) {
-                endpoints.entry(uid.clone()).or_default().extend(&target);
-            }
-        }
-        endpoints
-    }
-
-    fn endpoints(&self, service: &objects::Service) -> BTreeMap<Arc<str>, Target> {
-        let spec = &service.spec;
-        let none = Vec::new();
-        let members = self.by_namespace.get(service.metadata.namespace.as_str()).unwrap_or(&none);
-        let chosen = members
-            .iter()
-            .filter_map(|index| self.pods.get(*index))
-            .filter(|_| !spec.selector.is_empty())
-            .filter(|(workload, _)| workload.ready || spec.publish_not_ready_addresses)
-            .filter(|(_, pod)| {
-                spec.selector.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
-            });
-        chosen
-            .map(|(workload, pod)| {
-                let ports = spec.ports.iter().filter(|port| is_tcp(port));
-                let target = ports.filter_map(|port| Some((port.port, target_port(port, pod)?)));
-                (workload.uid.clone(), target.collect())
-            })
-            .collect()
     }
 }
 
@@ -154,17 +475,22 @@ fn vips(spec: &objects::ServiceSpec) -> Result<Vec<IpAddr>, String> {
     Ok(vips)
 }
 
-fn is_tcp(port: &objects::ServicePort) -> bool {
-    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
-}
-
-fn target_port(port: &objects::ServicePort, pod: &objects::Pod) -> Option<u16> {
-    match &port.target_port {
-        None => Some(port.port),
-        Some(TargetPort::Number(number)) => Some(*number),
-        Some(TargetPort::Name(name)) => {
-            let mut ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
-            ports.find(|candidate| candidate.name == *name).map(|found| found.container_port)
+/// Single addresses, and ranges.
+fn addresses(texts: &[String]) -> Result<(Vec<IpAddr>, Vec<IpNet>), String> {
+    let (mut single, mut ranges) = (Vec::new(), Vec::new());
+    for text in texts {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            single.push(address.to_canonical());
+        } else {
+            let range: IpNet = text.parse().map_err(|_| {
+                format!("spec.addresses {text:?} is neither an IP address nor a range of them")
+            })?;
+            ranges.push(range.trunc());
         }
     }
+    Ok((single, ranges))
+}
+
+fn is_tcp(port: &objects::ServicePort) -> bool {
+    port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
 }

@@ -1,0 +1,233 @@
+//! Pure: what namespaces, nodes and Gateways say about everything else.
+//! Never: a workload, a service.
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    super::{
+        documents::Folder,
+        objects::{self, Labels, Object},
+    },
+    Settings,
+};
+use crate::{
+    discovery::{Locality, Waypoint, WaypointDestination},
+    origin::Problem,
+};
+
+/// Istio's label that enrols pods, and those of a namespace.
+const MODE: &str = "istio.io/dataplane-mode";
+/// The network that a namespace's addresses, or a pod's, belong to.
+pub(super) const NETWORK: &str = "topology.istio.io/network";
+/// The Gateway that is the waypoint of an object, or of a namespace's objects; `none` for none.
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// The namespace of that Gateway; the object's own unless given.
+const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+/// What a Gateway is a waypoint for: `service` unless given, `workload`, `all` or `none`.
+const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// Whose Gateway a pod, or a service, is part of: it has no waypoint of its own.
+const PART_OF_GATEWAY: [&str; 2] =
+    ["gateway.networking.k8s.io/gateway-name", "gateway.istio.io/managed"];
+/// The port for tunnels.
+const HBONE: &str = "HBONE";
+
+/// The kinds of objects that all others depend on.
+pub(super) const KINDS: [&str; 3] = ["Namespace", "Node", "Gateway"];
+
+/// What everything else depends on.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    namespaces: HashMap<String, Labels>,
+    localities: HashMap<String, Locality>,
+    gateways: HashMap<(String, String), Gateway>,
+    /// A namespace that nothing declares may stand in a damaged file.
+    pub(super) partial: bool,
+    cluster_domain: String,
+    /// What is wrong with namespaces.
+    pub(super) problems: Vec<Problem>,
+}
+
+#[derive(Debug)]
+struct Gateway {
+    destination: WaypointDestination,
+    port: u16,
+    serves: String,
+    open_to_all: bool,
+}
+
+/// What would go through a waypoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Service,
+    Workload,
+}
+
+/// Who asks for a waypoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asking<'a> {
+    pub(super) kind: Kind,
+    pub(super) namespace: &'a str,
+    pub(super) labels: &'a Labels,
+}
+
+impl Facts {
+    pub(super) fn of(folder: &Folder, settings: &Settings) -> Self {
+        let mut facts = Self {
+            partial: folder.is_partial(),
+            cluster_domain: settings.cluster_domain.clone(),
+            ..Self::default()
+        };
+        for (_, found) in KINDS.into_iter().flat_map(|kind| folder.of_kind(kind)) {
+            match &found.object {
+                Object::Namespace(namespace) => {
+                    let metadata = &namespace.metadata;
+                    facts.namespaces.insert(metadata.name.clone(), metadata.labels.clone());
+                }
+                Object::Node(node) => {
+                    facts.localities.insert(node.metadata.name.clone(), locality(&node.metadata));
+                }
+                Object::Gateway(gateway) => {
+                    let metadata = &gateway.metadata;
+                    let name = (metadata.namespace.clone(), metadata.name.clone());
+                    let gateway = facts.gateway(gateway);
+                    facts.gateways.insert(name, gateway);
+                }
+                Object::Pod(_)
+                | Object::Service(_)
+                | Object::Slice(_)
+                | Object::Policy(_)
+                | Object::Peer(_)
+                | Object::Entry(_)
+                | Object::Member(_) => {}
+            }
+        }
+        for (_, found) in folder.of_kind("Namespace") {
+            let Object::Namespace(namespace) = &found.object else { continue };
+            let metadata = &namespace.metadata;
+            if let Some((name, home)) = named(&metadata.labels, &metadata.name)
+                && let Err(text) = facts.admitted(&name, &home, &metadata.name)
+            {
+                facts.problems.push(Problem { origin: found.origin.clone(), text });
+            }
+        }
+        facts
+    }
+
+    fn gateway(&self, gateway: &objects::Gateway) -> Gateway {
+        let metadata = &gateway.metadata;
+        let listener = gateway.spec.listeners.iter().find(|listener| listener.protocol == HBONE);
+        let given = |hostname: bool| {
+            let mut all = gateway.status.addresses.iter();
+            all.find(|address| (address.kind == "Hostname") == hostname)
+        };
+        let address = || Some(WaypointDestination::Address(given(false)?.value.parse().ok()?));
+        let hostname = given(true).map(|address| address.value.to_ascii_lowercase());
+        let service = || self.host_of(&metadata.name, &metadata.namespace);
+        Gateway {
+            destination: match hostname {
+                Some(hostname) => WaypointDestination::Host(hostname.into()),
+                None => address().unwrap_or_else(service),
+            },
+            port: listener.map_or(culvert_ebpf::abi::HBONE_PORT, |listener| listener.port),
+            serves: metadata.labels.get(WAYPOINT_FOR).cloned().unwrap_or_default(),
+            open_to_all: listener.is_some_and(|l| l.allowed_routes.namespaces.from == "All"),
+        }
+    }
+
+    /// The Service that is deployed for a Gateway.
+    fn host_of(&self, name: &str, namespace: &str) -> WaypointDestination {
+        let host = format!("{name}.{namespace}.svc.{}", self.cluster_domain);
+        WaypointDestination::Host(host.into())
+    }
+
+    /// Whether pods of the namespace are enrolled that do not say otherwise.
+    pub(super) fn is_enrolled(&self, namespace: &str, labels: &Labels) -> bool {
+        let mode = |labels: &Labels| labels.get(MODE).map(|mode| mode == "ambient");
+        let of_namespace =
+            || self.namespaces.get(namespace).map(|labels| mode(labels) == Some(true));
+        let opted_out = labels.get(MODE).is_some_and(|mode| mode == "none");
+        !opted_out && (mode(labels) == Some(true) || of_namespace().unwrap_or(self.partial))
+    }
+
+    /// Where a node stands.
+    pub(super) fn locality(&self, node: &str) -> Locality {
+        self.localities.get(node).cloned().unwrap_or_default()
+    }
+
+    /// The network of the addresses of an object with these labels.
+    pub(super) fn network(&self, namespace: &str, labels: &Labels) -> Arc<str> {
+        let own = labels.get(NETWORK);
+        let of_namespace = || self.namespaces.get(namespace)?.get(NETWORK);
+        own.or_else(of_namespace).map_or("", String::as_str).into()
+    }
+
+    /// The waypoint of an object. One that is asked for and not there is still what must be passed:
+    /// then there is a waypoint that nobody can reach, and the text says why.
+    pub(super) fn waypoint(&self, asking: Asking<'_>) -> (Option<Waypoint>, Option<String>) {
+        let Asking { kind, namespace, labels } = asking;
+        if PART_OF_GATEWAY.iter().any(|label| labels.contains_key(*label)) {
+            return (None, None);
+        }
+        let own = labels.contains_key(USE_WAYPOINT);
+        let of_namespace = || self.namespaces.get(namespace);
+        let labels = if own { Some(labels) } else { of_namespace() };
+        let Some((name, home)) = labels.and_then(|labels| named(labels, namespace)) else {
+            return (None, None);
+        };
+        match self.admitted(&name, &home, namespace) {
+            Ok(gateway) if gateway.is_for(kind) => {
+                let (destination, port) = (gateway.destination.clone(), gateway.port);
+                (Some(Waypoint { destination, port }), None)
+            }
+            Ok(_) => (None, None),
+            // What nobody knows is taken for one that is for services.
+            Err(_) if kind == Kind::Workload && !own => (None, None),
+            Err(text) => {
+                let destination = WaypointDestination::Host(format!("{home}/{name}").into());
+                let waypoint = Waypoint { destination, port: culvert_ebpf::abi::HBONE_PORT };
+                // Of a namespace's own label the namespace tells.
+                (Some(waypoint), own.then_some(text))
+            }
+        }
+    }
+
+    fn admitted(&self, name: &str, home: &str, namespace: &str) -> Result<&Gateway, String> {
+        let refused = |why: &str| {
+            Err(format!(
+                "{USE_WAYPOINT} names Gateway {home}/{name}, which {why}: connections that must pass it fail"
+            ))
+        };
+        match self.gateways.get(&(home.to_owned(), name.to_owned())) {
+            None => refused("does not exist"),
+            Some(gateway) if home != namespace && !gateway.open_to_all => refused(
+                "does not admit other namespaces (allowedRoutes.namespaces.from: All on its HBONE listener would)",
+            ),
+            Some(gateway) => Ok(gateway),
+        }
+    }
+}
+
+impl Gateway {
+    fn is_for(&self, kind: Kind) -> bool {
+        match self.serves.as_str() {
+            "all" => true,
+            "workload" => kind == Kind::Workload,
+            "none" => false,
+            _ => kind == Kind::Service,
+        }
+    }
+}
+
+/// The Gateway that labels name: its name and namespace.
+fn named(labels: &Labels, namespace: &str) -> Option<(String, String)> {
+    let name = labels.get(USE_WAYPOINT).filter(|name| !name.is_empty() && *name != "none")?;
+    let home = labels.get(USE_WAYPOINT_NAMESPACE).map_or(namespace, String::as_str);
+    Some((name.clone(), home.to_owned()))
+}
+
+fn locality(node: &objects::Metadata) -> Locality {
+    let label = |name: &str| {
+        let name = format!("topology.kubernetes.io/{name}");
+        node.labels.get(&name).map_or("", String::as_str).into()
+    };
+    Locality { region: label("region"), zone: label("zone") }
+}

@@ -1,0 +1,276 @@
+//! Pure: objects become what they mean.
+use proptest::prelude::*;
+
+use super::*;
+use crate::discovery::{Protocol, Target};
+
+fn settings() -> Settings {
+    Settings {
+        trust_domain: "cluster.local".into(),
+        cluster: "Kubernetes".into(),
+        cluster_domain: "cluster.local".into(),
+        root_namespace: "istio-system".into(),
+    }
+}
+
+fn snapshot(yaml: &str) -> Snapshot {
+    let mut folder = Folder::default();
+    folder.update(BTreeMap::from([("m.yaml".into(), Ok(yaml.into()))]));
+    compile(&folder, &settings())
+}
+
+#[test]
+fn istios_labels_decide_who_is_enrolled() {
+    for (namespace, pod, host_network, enrolled) in [
+        ("ambient", None, false, true),
+        ("ambient", Some("none"), false, false),
+        ("ambient", Some("ambient"), false, true),
+        ("ambient", None, true, false),
+        ("none", None, false, false),
+        ("none", Some("ambient"), false, true),
+        ("sidecar", Some("sidecar"), false, false),
+    ] {
+        let label = pod.map(|mode| format!("istio.io/dataplane-mode: {mode}"));
+        let snapshot = snapshot(&format!(
+            "{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, labels: {{istio.io/dataplane-mode: {namespace}}}}}}}\n---\n\
+                 {{kind: Pod, apiVersion: v1, metadata: {{name: web, namespace: shop, labels: {{{}}}}}, \
+                 spec: {{hostNetwork: {host_network}}}, status: {{podIP: 10.0.0.1}}}}\n",
+            label.unwrap_or_default()
+        ));
+        let workload = snapshot.workload("Kubernetes//Pod/shop/web").unwrap();
+        let expected = if enrolled { Protocol::Hbone } else { Protocol::Tcp };
+        assert_eq!(workload.protocol, expected, "{namespace} {pod:?} {host_network}");
+        assert_eq!(workload.addresses.is_empty(), host_network);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_left_out_and_named() {
+    let pod = |name: &str, spec: &str, ip: &str| {
+        format!(
+            "---\n{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, namespace: shop}}, spec: {{{spec}}}, status: {{podIP: '{ip}'}}}}\n"
+        )
+    };
+    for (yaml, workloads, hint) in [
+        (pod("a", "serviceAccountName: 'x/../y'", "10.0.0.1"), 0, "SPIFFE"),
+        (pod("a", "", "10.0.0.300"), 0, "10.0.0.300"),
+        (pod("a", "", "10.0.0.1") + &pod("b", "", "10.0.0.1"), 2, "10.0.0.1"),
+    ] {
+        let snapshot = snapshot(&yaml);
+        assert_eq!(snapshot.workloads().count(), workloads, "{yaml}");
+        let [problem] = snapshot.problems() else { panic!("{:?}", snapshot.problems()) };
+        assert!(problem.text.contains(hint), "{problem:?}");
+        assert!(problem.origin.to_string().starts_with("m.yaml:"));
+    }
+}
+
+#[test]
+fn slices_say_which_pods_are_behind_a_service_where_there_are_any() {
+    let snapshot = snapshot(
+        "{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: shop, labels: {app: x}}, spec: {}, status: {podIP: 10.0.0.1}}\n---\n\
+             {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: shop}, spec: {}, status: {podIP: 10.0.0.2}}\n---\n\
+             {kind: Pod, apiVersion: v1, metadata: {name: c, namespace: shop}, spec: {}, status: {podIP: 10.0.0.3}}\n---\n\
+             {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: x-1, namespace: shop, labels: {kubernetes.io/service-name: x}}, \
+             endpoints: [{addresses: [10.0.0.2]}, {addresses: [10.0.0.3], conditions: {ready: false}}, {addresses: [192.0.2.1]}], \
+             ports: [{name: http, port: 9000}, {name: other, port: 1}]}\n---\n\
+             {kind: Service, apiVersion: v1, metadata: {name: x, namespace: shop}, \
+             spec: {clusterIP: 10.96.0.1, selector: {app: x}, ports: [{name: http, port: 80}]}}\n",
+    );
+    assert!(snapshot.problems().is_empty(), "{:?}", snapshot.problems());
+    let service = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
+    let all: Vec<_> = service.endpoints.iter().map(|(uid, t)| (&**uid, t.clone())).collect();
+    assert_eq!(all, [("Kubernetes//Pod/shop/b", Target::from([(80, 9000)]))]);
+}
+
+#[test]
+fn a_named_target_port_is_looked_up_in_each_pod() {
+    let snapshot = snapshot(
+        "{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: shop, labels: {app: x}}, \
+             spec: {containers: [{ports: [{name: web, containerPort: 8080}]}]}, status: {podIP: 10.0.0.1}}\n---\n\
+             {kind: Pod, apiVersion: v1, metadata: {name: b, namespace: shop, labels: {app: x}}, \
+             spec: {containers: [{ports: [{name: web, containerPort: 9090}]}]}, status: {podIP: 10.0.0.2}}\n---\n\
+             {kind: Service, apiVersion: v1, metadata: {name: x, namespace: shop}, \
+             spec: {clusterIP: 10.96.0.1, selector: {app: x}, ports: [{port: 80, targetPort: web}]}}\n",
+    );
+    let service = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
+    let targets: Vec<_> = service.endpoints.values().map(|target| target[&80]).collect();
+    assert_eq!(targets, [8080, 9090]);
+}
+
+/// What a snapshot says, in an order of its own.
+fn said(snapshot: &Snapshot) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let mut workloads: Vec<_> = snapshot.workloads().map(|w| format!("{w:?}")).collect();
+    workloads.sort();
+    let services = snapshot.services().map(|s| format!("{s:?}"));
+    let owners = snapshot.addresses().map(|at| {
+        let workload = snapshot.workload_at(at).map(|w| w.uid.clone());
+        format!("{at} {workload:?} {:?}", snapshot.service_at(at).map(|s| s.hostname.clone()))
+    });
+    let mut problems: Vec<_> = snapshot.problems().iter().map(|p| format!("{p:?}")).collect();
+    problems.sort();
+    (workloads, services.chain(owners).collect(), problems)
+}
+
+/// One file with one object of a small world, or none.
+fn file() -> impl Strategy<Value = (usize, Option<String>)> {
+    let app = || prop_oneof![Just("a"), Just("b")];
+    let pod = (0..4_usize, app(), 0..4_u8, any::<bool>()).prop_map(|(n, app, ip, ready)| {
+        let text = format!(
+            "{{kind: Pod, apiVersion: v1, metadata: {{name: p{n}, labels: {{app: {app}}}}}, spec: {{nodeName: n1}}, \
+             status: {{podIP: 10.0.0.{ip}, conditions: [{{type: Ready, status: '{}'}}]}}}}",
+            if ready { "True" } else { "False" }
+        );
+        (n, text)
+    });
+    let service = (4..6_usize, app(), 0..3_u8).prop_map(|(n, app, ip)| {
+        let text = format!(
+            "{{kind: Service, apiVersion: v1, metadata: {{name: s{n}}}, spec: {{clusterIP: 10.96.0.{ip}, \
+             selector: {{app: {app}}}, ports: [{{port: 80}}]}}}}"
+        );
+        (n, text)
+    });
+    let slice = (6..7_usize, 4..6_usize, 0..4_u8).prop_map(|(n, of, ip)| {
+        let text = format!(
+            "{{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {{name: e{n}, labels: \
+             {{kubernetes.io/service-name: s{of}}}}}, endpoints: [{{addresses: [10.0.0.{ip}]}}], ports: [{{port: 9}}]}}"
+        );
+        (n, text)
+    });
+    let entry = (7..9_usize, app(), 0..4_u8, any::<bool>()).prop_map(|(n, app, ip, inline)| {
+        let behind = if inline {
+            format!("endpoints: [{{address: 10.0.0.{ip}}}]")
+        } else {
+            format!("workloadSelector: {{labels: {{app: {app}}}}}")
+        };
+        let text = format!(
+            "{{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {{name: x{n}}}, spec: {{hosts: [x.io, y{n}.io], \
+             addresses: [10.97.0.{ip}, 10.98.0.0/24], ports: [{{number: 80}}], resolution: STATIC, {behind}}}}}"
+        );
+        (n, text)
+    });
+    let machine = (9..11_usize, app(), 0..5_u8).prop_map(|(n, app, ip)| {
+        let text = format!(
+            "{{kind: WorkloadEntry, apiVersion: networking.istio.io/v1, metadata: {{name: m{n}}}, \
+             spec: {{address: 10.0.0.{ip}, labels: {{app: {app}}}, weight: {n}}}}}"
+        );
+        (n, text)
+    });
+    let namespace = (11..12_usize, any::<bool>()).prop_map(|(n, on)| {
+        let mode = if on { "ambient" } else { "none" };
+        let text = format!(
+            "{{kind: Namespace, apiVersion: v1, metadata: {{name: default, labels: {{istio.io/dataplane-mode: {mode}}}}}}}"
+        );
+        (n, text)
+    });
+    let broken = (0..11_usize).prop_map(|n| (n, "kind: [".to_owned()));
+    let present = prop_oneof![4 => pod, 2 => service, 1 => slice, 2 => entry, 2 => machine, 1 => namespace, 1 => broken];
+    (present, any::<u8>()).prop_map(|((n, text), luck)| (n, (luck > 40).then_some(text)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    /// Snapshots that are made of earlier ones say what one made at once says.
+    #[test]
+    fn a_change_of_some_objects_gives_what_all_of_them_give(
+        steps in prop::collection::vec(prop::collection::vec(file(), 1..4), 1..12)
+    ) {
+        let mut folder = Folder::default();
+        let mut compiler = Compiler::new(settings());
+        for step in steps {
+            let file = |(n, text): (usize, Option<String>)| {
+                (Arc::from(format!("{n:02}.yaml")), text.map(Ok))
+            };
+            let changes = folder.update_files(step.into_iter().map(file));
+            let made = compiler.apply(&folder, &changes);
+            prop_assert_eq!(said(&made), said(&compile(&folder, &settings())));
+        }
+    }
+}
+
+const WAYPOINTS: &str = r"
+{kind: Namespace, apiVersion: v1, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}}
+---
+{kind: Namespace, apiVersion: v1, metadata: {name: other, labels: {istio.io/use-waypoint: waypoint, istio.io/use-waypoint-namespace: shop}}}
+---
+{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: waypoint, namespace: shop}, spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: for-pods, namespace: shop, labels: {istio.io/waypoint-for: workload}}, status: {addresses: [{type: IPAddress, value: 10.96.0.9}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: cart, namespace: shop}, spec: {clusterIP: 10.96.0.1}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: own, namespace: shop, labels: {istio.io/use-waypoint: for-pods}}, spec: {clusterIP: 10.96.0.2}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: free, namespace: shop, labels: {istio.io/use-waypoint: none}}, spec: {clusterIP: 10.96.0.3}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: lost, namespace: shop, labels: {istio.io/use-waypoint: gone}}, spec: {clusterIP: 10.96.0.4}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: waypoint, namespace: shop, labels: {gateway.istio.io/managed: istio.io-mesh-controller}}, spec: {clusterIP: 10.96.0.5}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: far, namespace: other}, spec: {clusterIP: 10.96.0.6}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: cart-0, namespace: shop}, spec: {}, status: {podIP: 10.0.0.1}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: db-0, namespace: shop, labels: {istio.io/use-waypoint: for-pods}}, spec: {}, status: {podIP: 10.0.0.2}}
+";
+
+#[test]
+fn labels_of_object_and_namespace_name_the_waypoint() {
+    let snapshot = snapshot(WAYPOINTS);
+    let name = |waypoint: &crate::discovery::Waypoint| waypoint.destination.to_string();
+    for (host, waypoint) in [
+        ("cart.shop", Some("waypoint.shop.svc.cluster.local")),
+        // The Gateway is for workloads alone.
+        ("own.shop", None),
+        ("free.shop", None),
+        // Nobody may go past a waypoint that is not there.
+        ("lost.shop", Some("shop/gone")),
+        ("waypoint.shop", None),
+        // The Gateway admits its own namespace alone.
+        ("far.other", Some("shop/waypoint")),
+    ] {
+        let service = snapshot.service_named(&format!("{host}.svc.cluster.local")).unwrap();
+        assert_eq!(service.waypoint.as_ref().map(name).as_deref(), waypoint, "{host}");
+    }
+    for (pod, waypoint) in [("cart-0", None), ("db-0", Some("10.96.0.9"))] {
+        let pod = snapshot.workload(&format!("Kubernetes//Pod/shop/{pod}")).unwrap();
+        assert_eq!(pod.waypoint.as_ref().map(name).as_deref(), waypoint, "{}", pod.name);
+    }
+    let problems: Vec<_> = snapshot.problems().iter().map(|p| p.text.as_str()).collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems.iter().any(|text| text.contains("shop/gone, which does not exist")));
+    assert!(problems.iter().any(|text| text.contains("does not admit other namespaces")));
+}
+
+#[test]
+fn entries_bring_machines_and_services_that_kubernetes_does_not_know() {
+    let snapshot = snapshot(
+        "{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: db, namespace: shop}, \
+         spec: {hosts: [DB.example.com], addresses: [10.97.0.1, 10.98.0.0/16], ports: [{number: 5432, name: tcp, targetPort: 5433}], \
+         resolution: STATIC, endpoints: [{address: 192.0.2.1, weight: 3, network: far, locality: eu/a, serviceAccount: db}, \
+         {address: 192.0.2.2, ports: {tcp: 9}}, {address: db.internal}]}}\n---\n\
+         {kind: WorkloadEntry, apiVersion: networking.istio.io/v1, metadata: {name: vm, namespace: shop, labels: {app: vm}}, \
+         spec: {address: 192.0.2.3, labels: {networking.istio.io/tunnel: http}, ports: {web: 8080}}}\n---\n\
+         {kind: Service, apiVersion: v1, metadata: {name: vm, namespace: shop}, spec: {clusterIP: 10.96.0.1, selector: {app: vm}, \
+         ports: [{name: web, port: 80}, {name: admin, port: 81, targetPort: 8181}]}}\n---\n\
+         {kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: dns, namespace: shop}, \
+         spec: {hosts: [x.com], resolution: DNS}}\n",
+    );
+    let db = snapshot.service_at("10.98.7.7".parse().unwrap()).unwrap();
+    assert_eq!((&*db.hostname, &*db.name), ("db.example.com", "db"));
+    let uid = |at: &str| format!("Kubernetes/networking.istio.io/ServiceEntry/shop/db/{at}");
+    let targets: Vec<_> = db.endpoints.iter().map(|(uid, t)| (uid.to_string(), t[&5432])).collect();
+    assert_eq!(targets, [(uid("192.0.2.1"), 5433), (uid("192.0.2.2"), 9)]);
+    let first = snapshot.workload(&uid("192.0.2.1")).unwrap();
+    assert_eq!((first.capacity, &*first.network, &*first.locality.zone), (3, "far", "a"));
+    assert_eq!(first.identity.service_account(), "db");
+    let vm = snapshot.workload_at("192.0.2.3".parse().unwrap()).unwrap();
+    assert_eq!(vm.protocol, Protocol::Hbone);
+    let service = snapshot.service_named("vm.shop.svc.cluster.local").unwrap();
+    assert_eq!(service.endpoints[&vm.uid], Target::from([(80, 8080), (81, 8181)]));
+    let problems: Vec<_> = snapshot.problems().iter().map(|p| p.text.as_str()).collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems.iter().any(|text| text.contains("spec.endpoints[2]: address \"db.internal\""))
+    );
+    assert!(problems.iter().any(|text| text.contains("spec.resolution DNS is not supported")));
+}
