@@ -18,6 +18,15 @@ fn culvert(lab: &Lab, node: usize, arguments: &[&str]) -> Result<Output> {
     Ok(command.arg("--").arg(binary("culvert")?).args(arguments).output()?)
 }
 
+/// What `culvert explain` says on the first node.
+///
+/// # Errors
+/// When it says nothing.
+pub(crate) fn explained(lab: &Lab, source: &str, destination: &str) -> Result<Value> {
+    let said = culvert(lab, 1, &["explain", source, destination, "--output", "json"])?;
+    Ok(serde_json::from_slice(&said.stdout)?)
+}
+
 #[test]
 fn explain_agrees_with_what_happens() -> Result<()> {
     let lab = Lab::new(2)?;

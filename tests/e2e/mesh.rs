@@ -139,6 +139,33 @@ impl Traffic {
     }
 }
 
+/// New connections, one after the other, each with one question.
+pub(crate) struct Fresh(Traffic);
+
+impl Fresh {
+    pub(crate) fn start(client: &Arc<Factory>, to: SocketAddr) -> Self {
+        let (stop, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (client, end, count) = (client.clone(), stop.clone(), turns.clone());
+        let worker = thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                let turn = count.fetch_add(1, Ordering::Relaxed);
+                ask(&mut client.connect(to)?, turn).context("on a new connection")?;
+            }
+            Ok(())
+        });
+        Self(Traffic { stop, turns, workers: vec![worker] })
+    }
+
+    #[track_caller]
+    pub(crate) fn goes_on(&self) {
+        self.0.goes_on("a change");
+    }
+
+    pub(crate) fn end(self) -> Result<()> {
+        self.0.end().map(drop)
+    }
+}
+
 fn work(client: &Factory, to: SocketAddr, stop: &AtomicBool, turns: &AtomicU64) -> Result<()> {
     let mut kept = client.connect(to).context("the kept connection")?;
     let mut turn = 0_u64;

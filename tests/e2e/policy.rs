@@ -2,9 +2,12 @@
 use std::io::Read;
 
 use anyhow::Result;
-use e2e::{Lab, until};
+use e2e::{Lab, Pod, lab::PodSpec, until};
 
-use crate::mesh::{Mesh, ask, echo, is_cut, joined, pod, unmeshed};
+use crate::{
+    explain::explained,
+    mesh::{Mesh, ask, echo, is_cut, joined, pod, unmeshed},
+};
 
 /// As the field writes it: one namespace, or one kind of pod, takes no plaintext.
 const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: default\n  namespace: shop\nspec:\n  mtls:\n    mode: STRICT\n";
@@ -35,6 +38,48 @@ fn strict_refuses_plaintext_before_a_byte_and_accepts_the_mesh() -> Result<()> {
         assert!(listener.accept().is_err(), "the application was reached");
         listener.set_nonblocking(false)?;
         joined(&listener, &mesh.client.inside, to)?;
+    }
+    Ok(())
+}
+
+/// Word for word as a well-known introduction to service meshes has them.
+const ARTICLE: [&str; 2] = [
+    "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: database-strict\n  namespace: payment-service\nspec:\n  selector:\n    matchLabels:\n      app: postgres\n  mtls:\n    mode: STRICT\n",
+    "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: default\n  namespace: payment-service\nspec:\n  mtls:\n    mode: STRICT\n",
+];
+
+#[test]
+fn the_resources_that_users_read_of_work_unchanged() -> Result<()> {
+    let lab = Lab::new(2)?;
+    lab.namespace("payment-service", true)?;
+    let labels = [[("app", "postgres")], [("app", "api")]];
+    let [postgres, api] = labels.each_ref().map(|labels| {
+        let name = labels[0].1;
+        lab.pod(2, &PodSpec { name, namespace: "payment-service", account: name, labels })
+    });
+    let (postgres, api) = (postgres?, api?);
+    let client = [("app", "client")];
+    let spec = |name, namespace| PodSpec { name, namespace, account: name, labels: &client };
+    let meshed = lab.pod(1, &spec("client", "payment-service"))?;
+    let stranger = unmeshed(&lab, 1, "stranger")?;
+    let (_a1, _a2) = (lab.agent(1)?, lab.agent(2)?);
+    for server in [&postgres, &api] {
+        echo(server.inside.listen(server.at(5432))?);
+    }
+    let passes = |from: &Pod, to: &Pod| {
+        from.inside.connect(to.at(5432)).is_ok_and(|mut stream| ask(&mut stream, 1).is_ok())
+    };
+    assert!(passes(&stranger, &postgres) && passes(&stranger, &api), "PERMISSIVE is the default");
+    for (number, (yaml, api_open)) in ARTICLE.into_iter().zip([true, false]).enumerate() {
+        lab.apply(&format!("{number}.yaml"), yaml)?;
+        until("plaintext is refused where it should be", || {
+            !passes(&stranger, &postgres) && passes(&stranger, &api) == api_open
+        });
+        assert!(passes(&meshed, &postgres) && passes(&meshed, &api), "the mesh is served");
+        for (name, server, allowed) in [("postgres", &postgres, false), ("api", &api, api_open)] {
+            let said = explained(&lab, "shop/stranger", &server.at(5432).to_string())?;
+            assert_eq!(said["allowed"], allowed, "{name}: {said:#}");
+        }
     }
     Ok(())
 }

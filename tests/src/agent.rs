@@ -84,8 +84,9 @@ impl Agent {
         fs::write(
             &config,
             format!(
-                "node = \"{name}\"\n[manifests]\ndirectory = {:?}\n[ca]\nfile = {:?}\n{}\n[capture]\npin = {:?}\n\
+                "node = \"{name}\"\n{}\n[manifests]\ndirectory = {:?}\n[ca]\nfile = {:?}\n{}\n[capture]\npin = {:?}\n\
                  pods_cgroup = {:?}\nnode_cgroup = {:?}\n{}\n[log]\nformat = \"json\"\nlevel = \"info\"\n{}\n",
+                section(extra, "agent"),
                 folder.join("manifests"),
                 folder.join("ca.pem"),
                 section(extra, "ca"),
@@ -270,7 +271,8 @@ fn spawn(netns: &Path, cgroup: &Path, config: &Path, log: &Path) -> Result<Child
         .context("start culvert-agent")
 }
 
-/// Lines of `extra` that belong to a table which the lab writes itself: `ca.ttl = "2s"`.
+/// Lines of `extra` that belong to a table which the lab writes itself: `ca.ttl = "2s"`; `agent.` for
+/// keys of no table.
 fn section(extra: &str, name: &str) -> String {
     let prefix = format!("{name}.");
     extra
@@ -281,6 +283,7 @@ fn section(extra: &str, name: &str) -> String {
 }
 
 fn rest(extra: &str) -> String {
-    let own = |line: &&str| !line.trim().starts_with("ca.") && !line.trim().starts_with("capture.");
+    let tables = ["agent.", "ca.", "capture."];
+    let own = |line: &&str| !tables.iter().any(|table| line.trim().starts_with(table));
     extra.lines().filter(own).collect::<Vec<_>>().join("\n")
 }

@@ -212,10 +212,9 @@ impl Services {
     fn resolve(&mut self, snapshot: &mut Snapshot, addresses: &[IpAddr]) {
         let named = addresses.iter().filter_map(|address| self.mentioning.get(address)).flatten();
         for name in named.cloned().collect::<BTreeSet<_>>() {
-            self.change(snapshot, &name, |snapshot, behind, endpoints| {
-                if let Behind::Sliced(groups) = behind {
-                    *endpoints = sliced(snapshot, groups);
-                }
+            self.change(snapshot, &name, |snapshot, behind, endpoints| match behind {
+                Behind::Sliced(groups) => *endpoints = sliced(snapshot, groups),
+                Behind::Selected { .. } | Behind::Fixed => {}
             });
         }
     }

@@ -9,6 +9,7 @@
 mod cost;
 mod measure;
 mod plane;
+mod scale;
 mod sink;
 mod table;
 
@@ -54,6 +55,13 @@ enum What {
     /// One pod that opens 14,000 connections per second, with a sink in the agent's place: what the
     /// kernel's capture does by itself.
     Capture,
+    /// What a large mesh costs one agent: time and memory to read it, and the time until a change of
+    /// one pod is in force, at a tenth, and at a hundredth of the size.
+    Scale {
+        /// Pods; there is one service for every ten.
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+    },
     #[command(hide = true)]
     Sink(sink::Arguments),
 }
@@ -62,6 +70,7 @@ fn main() -> Result<()> {
     match Arguments::parse().what {
         What::L4 { secs, rounds, only, json } => l4(secs, rounds, &only, json),
         What::Capture => Ok(writeln!(std::io::stdout(), "{}", sink::steady()?)?),
+        What::Scale { pods } => Ok(writeln!(std::io::stdout(), "{}", scale::scale(pods)?)?),
         What::Sink(arguments) => sink::run(&arguments),
     }
 }

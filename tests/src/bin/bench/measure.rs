@@ -181,7 +181,7 @@ fn machine_cpu() -> Result<f64> {
 }
 
 /// Resident memory, MB.
-fn resident(pids: &[u32]) -> Result<f64> {
+pub(crate) fn resident(pids: &[u32]) -> Result<f64> {
     let mut kilobytes = 0;
     for pid in pids {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
