@@ -4,8 +4,11 @@ use std::{io, sync::Arc, time::Duration};
 
 pub mod authority;
 pub mod client;
+mod handshake;
 pub mod headers;
 pub mod pool;
+mod record;
+mod secure;
 pub mod server;
 pub mod tunnel;
 

@@ -1,23 +1,19 @@
 //! Shell: one connection to a peer's agent: handshake, check of the peer, CONNECT.
 //! Never: chooses where.
-use std::{
-    net::Ipv4Addr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
 use h2::{PingPong, RecvStream, SendStream, client::SendRequest};
 use http::{Method, Request, StatusCode, Uri};
-use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     ANSWER_HEADERS, ANSWER_TIMEOUT, CONNECTION_WINDOW, ConnectHead, Error, FRAME_SIZE,
     HANDSHAKE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW, STREAMS_OPENED,
+    handshake, secure::SecureStream,
 };
 use crate::{
     drain::Drain,
@@ -53,13 +49,11 @@ impl Connection {
         expected: &[Identity],
         drain: &Drain,
     ) -> Result<Self, Error> {
-        let tls = TlsConnector::from(credentials.client.clone());
-        // The name is not sent: peers are known by their identity.
-        let name = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
-        let stream = timeout(HANDSHAKE_TIMEOUT, tls.connect(name, stream))
-            .await
-            .map_err(|_| Error::Timeout(HANDSHAKE_TIMEOUT))?
-            .map_err(|error| Error::Tls(Arc::new(error)))?;
+        let stream =
+            timeout(HANDSHAKE_TIMEOUT, handshake::connect(stream, credentials.client.clone()))
+                .await
+                .map_err(|_| Error::Timeout(HANDSHAKE_TIMEOUT))?
+                .map_err(|error| Error::Tls(Arc::new(error)))?;
         let peer = check(&stream, expected)?;
         let (requests, mut connection) = timeout(HANDSHAKE_TIMEOUT, settings().handshake(stream))
             .await
@@ -134,10 +128,8 @@ pub(super) async fn silent(pings: Option<PingPong>) {
     }
 }
 
-fn check(stream: &TlsStream<TcpStream>, expected: &[Identity]) -> Result<Identity, Error> {
-    let (_, session) = stream.get_ref();
-    let certificate = session.peer_certificates().and_then(<[_]>::first);
-    let found = certificate.and_then(|certificate| claimed_identity(certificate));
+fn check(stream: &SecureStream, expected: &[Identity]) -> Result<Identity, Error> {
+    let found = stream.peer_certificate().and_then(|certificate| claimed_identity(certificate));
     match found {
         Some(found) if expected.contains(&found) => Ok(found),
         Some(found) => {

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{Method, Request, Response, StatusCode};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Authority, CONNECTION_WINDOW, ConnectHead, Error, FRAME_SIZE, HANDSHAKE_TIMEOUT,
     REQUEST_HEADERS, SEND_BUFFER, STREAM_WINDOW, STREAMS_ACCEPTED, Tunnel,
     client::silent,
+    handshake,
     headers::{Baggage, write_baggage},
+    secure::SecureStream,
 };
 use crate::{
     drain::Drain,
@@ -52,8 +53,7 @@ pub async fn serve(
     drain: &Drain,
     on_connect: impl Fn(Incoming),
 ) -> Result<(), Error> {
-    let tls = TlsAcceptor::from(credentials.server.clone());
-    let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream))
+    let stream = timeout(HANDSHAKE_TIMEOUT, handshake::accept(stream, credentials.server.clone()))
         .await
         .map_err(|_| Error::Timeout(HANDSHAKE_TIMEOUT))?
         .map_err(|error| Error::Tls(Arc::new(error)))?;
@@ -129,11 +129,9 @@ fn incoming(
 }
 
 /// The verifier let only peers with an identity pass.
-fn peer(stream: &TlsStream<TcpStream>) -> Result<Identity, Error> {
-    let (_, session) = stream.get_ref();
-    session
-        .peer_certificates()
-        .and_then(<[_]>::first)
+fn peer(stream: &SecureStream) -> Result<Identity, Error> {
+    stream
+        .peer_certificate()
         .and_then(|certificate| claimed_identity(certificate))
         .ok_or_else(|| Error::Identity { expected: Vec::new(), found: "none".into() })
 }

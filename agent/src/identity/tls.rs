@@ -52,6 +52,8 @@ impl Credentials {
             .with_client_auth_cert(svid.chain.clone(), key.clone_key())?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.enable_sni = false;
+        // Records are opened and sealed by `hbone::record`.
+        client.enable_secret_extraction = true;
         client.resumption = Resumption::disabled();
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
@@ -60,6 +62,7 @@ impl Credentials {
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
+        server.enable_secret_extraction = true;
         Ok(Self { svid, client: Arc::new(client), server: Arc::new(server) })
     }
 }
