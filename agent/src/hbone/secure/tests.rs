@@ -171,12 +171,15 @@ async fn no_handshake_panics() {
     let (client, server) = configs();
     // What a genuine client says first, to be damaged in each place.
     let (near, mut far) = sockets().await;
-    let asked = tokio::spawn(handshake::connect(near, client.clone()));
     let mut hello = vec![0; 2_000];
-    let length = far.read(&mut hello).await.unwrap();
+    let heard = async {
+        let length = far.read(&mut hello).await.unwrap();
+        drop(far);
+        length
+    };
+    let (asked, length) = tokio::join!(handshake::connect(near, client.clone()), heard);
+    asked.map(|_| ()).unwrap_err();
     hello.truncate(length);
-    drop(far);
-    asked.await.unwrap().unwrap_err();
     let damaged = |at: usize| {
         let mut hello = hello.clone();
         hello[at] ^= 0x41;
