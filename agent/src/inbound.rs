@@ -17,7 +17,7 @@ use crate::{
         server::{self, Incoming},
     },
     identity::Identity,
-    policy::{Asked, Verdict, authorize},
+    policy::{Asked, Guard, authorize, noted},
     redirect::{Captured, LocalPod},
     relay::{self, Counters, Ended, relay},
     telemetry::{Failure, Protocol, Reason, Record, Telemetry},
@@ -100,7 +100,9 @@ impl Inbound {
 
     /// Asks the policies, and notes their answer.
     fn judge(&self, pod: &LocalPod, asked: &Asked<'_>, record: &mut Record) -> Result<(), Failure> {
-        let verdict = verdict(&self.snapshot.borrow(), pod, asked);
+        let guard = guard(&self.snapshot.borrow(), pod);
+        noted(&guard, asked).for_each(|decided| record.note(&decided));
+        let verdict = authorize(&guard, asked);
         let denied = (!verdict.is_allowed()).then(|| Failure::new(Reason::Denied, &verdict));
         record.verdict = Some(verdict);
         denied.map_or(Ok(()), Err)
@@ -119,7 +121,7 @@ impl Inbound {
             tokio::select! {
                 ended = &mut relayed => return Ok(ended),
                 Ok(()) = snapshots.changed() => {
-                    let verdict = verdict(&snapshots.borrow_and_update(), pod, asked);
+                    let verdict = authorize(&guard(&snapshots.borrow_and_update(), pod), asked);
                     if !verdict.is_allowed() {
                         return Err(Failure::new(Reason::Revoked, verdict));
                     }
@@ -290,10 +292,9 @@ pub fn describe(pod: &LocalPod, cluster: &str) -> Baggage {
     }
 }
 
-/// What policies say of a connection to the pod, as it is labelled now.
-fn verdict(snapshot: &Snapshot, pod: &LocalPod, asked: &Asked<'_>) -> Verdict {
-    let workload = snapshot.workload(pod.uid()).unwrap_or_else(|| pod.workload());
-    authorize(&snapshot.guard(workload), asked)
+/// What decides about connections to the pod, as it is labelled now.
+fn guard(snapshot: &Snapshot, pod: &LocalPod) -> Guard {
+    snapshot.guard(snapshot.workload(pod.uid()).unwrap_or_else(|| pod.workload()))
 }
 
 /// Connects to the application, which sees `client` as its peer.

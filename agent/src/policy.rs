@@ -2,7 +2,7 @@
 pub mod authorize;
 pub mod model;
 
-pub use authorize::{Allowed, Asked, Denied, Guard, Verdict, authorize};
+pub use authorize::{Allowed, Asked, Decided, Denied, Guard, Verdict, authorize, noted};
 pub use model::{
     Action, Clause, Condition, Mode, Pattern, PeerAuthentication, Policy, Rule, Scope, Selector,
     Test,

@@ -183,6 +183,36 @@ fn a_change_of_policy_closes_exactly_the_connections_that_it_forbids() -> Result
 }
 
 #[test]
+fn audit_and_dry_run_are_noted_in_the_log_and_change_nothing() -> Result<()> {
+    let mesh = Mesh::new()?;
+    let to = mesh.server.at(80);
+    echo(mesh.server.inside.listen(to)?);
+    let rule = "from: [{source: {namespaces: [shop]}}]";
+    let dry = "metadata: {name: d, namespace: shop, annotations: {istio.io/dry-run: 'true'}}";
+    let tried = policy("DENY", rule).replace("metadata: {name: p, namespace: shop}", dry);
+    mesh.lab.apply("policy.yaml", &format!("{}---\n{tried}", policy("AUDIT", rule)))?;
+    let noted = |name: &str| -> Option<serde_json::Value> {
+        let log = mesh.a2.log();
+        let mut lines = log.lines().filter_map(|l| serde_json::from_str(l).ok());
+        lines.find(|l: &serde_json::Value| l["message"] == "policy matched" && l["policy"] == name)
+    };
+    until("both are noted", || {
+        let asked = mesh.client.inside.connect(to).map(|mut stream| ask(&mut stream, 1));
+        assert!(asked.is_ok_and(|answered| answered.is_ok()), "it is refused");
+        noted("shop/p").is_some() && noted("shop/d").is_some()
+    });
+    for (name, action, dry_run) in [("shop/p", "AUDIT", false), ("shop/d", "DENY", true)] {
+        let line = noted(name).unwrap_or_default();
+        assert_eq!((&line["level"], &line["rule"]), (&"INFO".into(), &0.into()), "{line:#}");
+        assert_eq!((&line["action"], &line["dry_run"]), (&action.into(), &dry_run.into()));
+        assert_eq!(line["src.identity"], mesh.client.identity());
+        assert_eq!(line["dst.addr"], to.to_string());
+        assert_eq!(line["dst.workload"], "server");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_policy_that_was_damaged_when_the_agent_started_allows_nothing() -> Result<()> {
     let mut mesh = Mesh::new()?;
     let to = mesh.server.at(80);

@@ -37,6 +37,17 @@ pub enum Action {
     Audit,
 }
 
+impl Action {
+    /// The word in manifests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+        }
+    }
+}
+
 /// Whom a policy protects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {

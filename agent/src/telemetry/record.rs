@@ -16,7 +16,7 @@ use crate::{
     flow::Direction,
     hbone::Baggage,
     identity::Identity,
-    policy::Verdict,
+    policy::{Decided, Verdict},
     relay::Counters,
 };
 
@@ -131,6 +131,32 @@ impl Record {
     pub fn opened_with(&mut self, counters: &Arc<Counters>) {
         self.counters = counters.clone();
         self.opened();
+    }
+
+    /// Writes the line of a rule that matches and does not decide: an AUDIT policy's, or one's that is
+    /// only tried out.
+    pub fn note(&self, decided: &Decided) {
+        let (source, destination) = (Names::of(&self.source), Names::of(&self.destination));
+        let policy = &decided.policy;
+        tracing::info!(
+            target: "policy",
+            {
+            policy = &*policy.name,
+            rule = decided.rule,
+            declared = %policy.origin,
+            action = policy.action.as_str(),
+            dry_run = policy.dry_run,
+            src.addr = %self.source_address,
+            src.workload = source.workload,
+            src.namespace = source.namespace,
+            src.identity = source.identity,
+            dst.addr = %self.destination_address,
+            dst.workload = destination.workload,
+            dst.namespace = destination.namespace,
+            dst.identity = destination.identity,
+            },
+            "policy matched"
+        );
     }
 
     /// An endpoint could not be reached, and another one is tried.
