@@ -115,7 +115,8 @@ pub fn check(as_json: bool) -> anyhow::Result<ExitCode> {
 
 async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     let (connections, background) = (Drain::default(), Drain::default());
-    let telemetry = Arc::new(Telemetry::new(config.limits.max_metric_series));
+    let limits = &config.limits;
+    let telemetry = Arc::new(Telemetry::new(limits.max_metric_series, limits.metric_expiry));
     let now = clock::wall();
     let ca = LocalCa::open(&config.ca.file, &config.trust_domain, config.ca.ttl, now)?;
     let keeper = Keeper::new(ca, config.ca.renew_at, background.clone());
@@ -124,6 +125,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     let limits =
         PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
     let pool = Pool::new(limits, background.clone());
+    background.spawn(telemetry.clone().forget_the_gone(snapshot.clone()));
     let (enrolled, pods) = watch::channel(LocalPods::new());
     let inbound = Inbound {
         snapshot: snapshot.clone(),
@@ -253,6 +255,7 @@ impl Node {
         let keeper = self.keeper.clone();
         let failed = self.enrolment.apply(snapshot, |w| keeper.hold(&w.identity), serve).await?;
         self.pods.send_replace(self.enrolment.pods());
+        self.report(&failed);
         for (pod, error) in &failed {
             let error = anyhow::format_err!("{error}");
             tracing::warn!(%pod, "cannot enrol: {error:#}");
@@ -261,6 +264,16 @@ impl Node {
             self.readiness.done(ENROLLED);
         }
         Ok(failed.is_empty())
+    }
+
+    fn report(&self, failed: &[(Arc<str>, redirect::Error)]) {
+        let why = |error: &redirect::Error| match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        let failed = failed.iter().map(|(pod, error)| (pod.clone(), why(error))).collect();
+        let pods = self.stories.outbound.telemetry.pods();
+        pods.update(self.pods.borrow().keys().cloned(), failed);
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::LEAST_SERIES;
+
 /// Everything that can be set. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -123,8 +125,11 @@ pub struct Limits {
     /// A tunnel connection that carries nothing is closed after this long.
     #[serde(with = "humantime_serde")]
     pub tunnel_idle: Duration,
-    /// Series of traffic metrics; further ones are counted together.
+    /// Series of traffic metrics, of all families together; who is least recently used makes room.
     pub max_metric_series: usize,
+    /// The series of a workload that is gone are removed after this long.
+    #[serde(with = "humantime_serde")]
+    pub metric_expiry: Duration,
 }
 
 /// What is logged, and how.
@@ -246,6 +251,11 @@ impl Config {
         if !(0.1..=0.9).contains(&self.ca.renew_at) {
             return Err(wrong("`ca.renew_at` must be between 0.1 and 0.9"));
         }
+        if self.limits.max_metric_series < LEAST_SERIES {
+            return Err(wrong(&format!(
+                "`limits.max_metric_series` is below {LEAST_SERIES}: no workload would have series of its own"
+            )));
+        }
         if !self.listen.admin.ip().is_loopback() {
             return Err(wrong(
                 "`listen.admin` must be a loopback address: it answers without asking who asks",
@@ -294,6 +304,7 @@ impl Default for Limits {
             max_tunnels: 16_384,
             tunnel_idle: Duration::from_secs(300),
             max_metric_series: 10_000,
+            metric_expiry: Duration::from_secs(300),
         }
     }
 }

@@ -15,6 +15,7 @@ mod identity;
 mod life;
 mod mesh;
 mod node;
+mod operate;
 mod outside;
 mod peer;
 mod policy;

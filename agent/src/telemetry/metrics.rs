@@ -1,12 +1,12 @@
 //! Shell: Istio's traffic metrics, and the agent's own.
 //! Never: more series than the named limit.
 use std::{
-    collections::HashSet,
     fmt::{self, Debug},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
@@ -14,229 +14,85 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
         MetricType,
-        counter::{ConstCounter, Counter},
+        counter::ConstCounter,
         family::Family,
         gauge::{ConstGauge, Gauge},
     },
     registry::Registry,
 };
+use tokio::sync::watch;
 
 use super::{
+    book::{Book, Counts, Owner},
+    labels::TrafficLabels,
+    pods::Pods,
     reason::Reason,
-    record::{Party, Protocol},
 };
-use crate::{discovery::Service, flow::Direction};
+use crate::{clock, discovery::Snapshot, flow::Direction};
 
-/// The labels of traffic metrics: Istio's names, so that its dashboards work.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct TrafficLabels {
-    reporter: &'static str,
-    source_workload: String,
-    source_canonical_service: String,
-    source_canonical_revision: String,
-    source_workload_namespace: String,
-    source_principal: String,
-    source_app: String,
-    source_version: String,
-    source_cluster: String,
-    destination_service: String,
-    destination_service_namespace: String,
-    destination_service_name: String,
-    destination_workload: String,
-    destination_canonical_service: String,
-    destination_canonical_revision: String,
-    destination_workload_namespace: String,
-    destination_principal: String,
-    destination_app: String,
-    destination_version: String,
-    destination_cluster: String,
-    request_protocol: &'static str,
-    response_flags: &'static str,
-    connection_security_policy: &'static str,
-}
+/// Gone workloads are looked for so many times within the time after which their series expire.
+const LOOKS: u32 = 10;
+/// The shortest pause between two looks.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
-impl TrafficLabels {
-    /// Labels of a connection that goes well.
-    pub fn new(
-        direction: Direction,
-        protocol: Protocol,
-        (source, destination): (&Party, &Party),
-        service: Option<&Service>,
-    ) -> Self {
-        let (s, d) = (Side::of(source), Side::of(destination));
-        let text = |value: Option<&str>| value.unwrap_or("unknown").to_owned();
-        let configured = destination.workload.as_ref().map(|workload| &workload.identity);
-        Self {
-            reporter: match direction {
-                Direction::Outbound => "source",
-                Direction::Inbound => "destination",
-            },
-            source_principal: principal(source.identity.as_ref()),
-            source_workload: s.workload.clone(),
-            source_workload_namespace: s.namespace,
-            source_canonical_service: s.service.clone(),
-            source_canonical_revision: s.revision.clone(),
-            source_app: s.service,
-            source_version: s.revision,
-            source_cluster: s.cluster,
-            destination_service: text(service.map(|service| &*service.hostname)),
-            destination_service_namespace: text(service.map(|service| &*service.namespace)),
-            destination_service_name: text(service.map(|service| &*service.name)),
-            destination_principal: principal(destination.identity.as_ref().or(configured)),
-            destination_workload: d.workload,
-            destination_workload_namespace: d.namespace,
-            destination_canonical_service: d.service.clone(),
-            destination_canonical_revision: d.revision.clone(),
-            destination_app: d.service,
-            destination_version: d.revision,
-            destination_cluster: d.cluster,
-            request_protocol: "tcp",
-            response_flags: "-",
-            connection_security_policy: match protocol {
-                Protocol::Hbone => "mutual_tls",
-                Protocol::Direct => "same_node",
-                Protocol::Tcp => "unknown",
-            },
-        }
-    }
-
-    /// Where series beyond the limit are counted.
-    fn folded(&self) -> Self {
-        Self {
-            reporter: self.reporter,
-            source_workload: "other".into(),
-            destination_workload: "other".into(),
-            request_protocol: "tcp",
-            response_flags: self.response_flags,
-            connection_security_policy: self.connection_security_policy,
-            ..Self::default()
-        }
-    }
-}
-
-fn principal(identity: Option<&crate::identity::Identity>) -> String {
-    identity.map_or_else(|| "unknown".into(), ToString::to_string)
-}
-
-struct Side {
-    workload: String,
-    namespace: String,
-    service: String,
-    revision: String,
-    cluster: String,
-}
-
-impl Side {
-    fn of(party: &Party) -> Self {
-        let known = party.workload.as_deref();
-        let told = party.baggage.as_ref();
-        let pick = |known: Option<&str>, told: Option<&str>| {
-            known.or(told).unwrap_or("unknown").to_owned()
-        };
-        Self {
-            workload: pick(
-                known.map(|w| &*w.workload_name),
-                told.and_then(|b| b.workload.as_deref()),
-            ),
-            namespace: pick(
-                known.map(|w| &*w.namespace),
-                told.and_then(|b| b.namespace.as_deref()),
-            ),
-            service: pick(
-                known.map(|w| &*w.canonical_name),
-                told.and_then(|b| b.service.as_deref()),
-            ),
-            revision: pick(
-                known.map(|w| &*w.canonical_revision),
-                told.and_then(|b| b.revision.as_deref()),
-            ),
-            cluster: pick(
-                known.and_then(|w| w.uid.split("//").next()),
-                told.and_then(|b| b.cluster.as_deref()),
-            ),
-        }
-    }
-}
-
-/// The counters of one combination of labels, fetched once per connection.
-#[derive(Clone, Debug)]
-pub struct Series {
-    pub(super) opened: Counter,
-    closed: Counter,
-    sent: Counter,
-    received: Counter,
-}
-
-/// A label `reporter`.
+/// The build of a component.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     component: &'static str,
     tag: &'static str,
 }
 
+/// Which side of a connection reports.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReporterLabels {
+    reporter: &'static str,
+}
+
 /// All metrics of the agent.
 #[derive(Debug)]
 pub struct Telemetry {
     registry: Mutex<Registry>,
-    opened: Family<TrafficLabels, Counter>,
-    closed: Family<TrafficLabels, Counter>,
-    failed: Family<TrafficLabels, Counter>,
-    sent: Family<TrafficLabels, Counter>,
-    received: Family<TrafficLabels, Counter>,
-    known: Mutex<HashSet<TrafficLabels>>,
-    max_series: usize,
-    folded: Counter,
-    open_connections: Gauge<i64, AtomicI64>,
+    traffic: Arc<Mutex<Book>>,
+    expiry: Duration,
+    pods: Pods,
+    sockets: Family<ReporterLabels, Gauge>,
+    carried: Gauge<i64, AtomicI64>,
     draining: AtomicBool,
 }
 
 impl Telemetry {
-    /// Metrics with at most `max_series` combinations of traffic labels.
-    pub fn new(max_series: usize) -> Self {
+    /// Metrics of at most `max_series` series of traffic; those of workloads that are gone are
+    /// removed after `expiry`.
+    pub fn new(max_series: usize, expiry: Duration) -> Self {
+        let traffic = Arc::new(Mutex::new(Book::new(max_series)));
         let mut registry = Registry::default();
-        let telemetry = Self {
-            registry: Mutex::default(),
-            opened: Family::default(),
-            closed: Family::default(),
-            failed: Family::default(),
-            sent: Family::default(),
-            received: Family::default(),
-            known: Mutex::default(),
-            max_series,
-            folded: Counter::default(),
-            open_connections: Gauge::default(),
-            draining: AtomicBool::new(false),
-        };
-        let istio = registry.sub_registry_with_prefix("istio_tcp");
-        istio.register("connections_opened", "Connections opened", telemetry.opened.clone());
-        istio.register("connections_closed", "Connections closed", telemetry.closed.clone());
-        istio.register("connections_failed", "Connections that failed", telemetry.failed.clone());
-        istio.register("sent_bytes", "Bytes sent to clients, in answers", telemetry.sent.clone());
-        istio.register(
-            "received_bytes",
-            "Bytes received from clients, in requests",
-            telemetry.received.clone(),
+        registry.register_collector(Box::new(Traffic(traffic.clone())));
+        let pods = Pods::default();
+        registry.register_collector(Box::new(pods.clone()));
+        let (sockets, carried) = (Family::default(), Gauge::default());
+        registry.register(
+            "istio_tcp_sockets_open",
+            "Connections that the agent carries at the moment, by reporter",
+            sockets.clone(),
         );
-        let build = Family::<BuildLabels, Gauge>::default();
-        build
-            .get_or_create(&BuildLabels {
-                component: "culvert-agent",
-                tag: env!("CARGO_PKG_VERSION"),
-            })
-            .set(1);
-        registry.register("istio_build", "Build of this component", build);
         registry.register(
             "culvert_connections_open",
             "Connections that the agent carries at the moment",
-            telemetry.open_connections.clone(),
+            carried.clone(),
         );
-        registry.register(
-            "culvert_metrics_folded",
-            "Connections counted under other labels, because limits.max_metric_series is reached",
-            telemetry.folded.clone(),
-        );
-        *telemetry.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
-        telemetry
+        let build = Family::<BuildLabels, Gauge>::default();
+        let labels = BuildLabels { component: "culvert-agent", tag: env!("CARGO_PKG_VERSION") };
+        build.get_or_create(&labels).set(1);
+        registry.register("istio_build", "Build of this component", build);
+        Self {
+            registry: Mutex::new(registry),
+            traffic,
+            expiry,
+            pods,
+            sockets,
+            carried,
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// Adds figures that are read when somebody asks for them.
@@ -246,10 +102,7 @@ impl Telemetry {
         gauges: impl Fn() -> Vec<(&'static str, i64)> + Send + Sync + 'static,
     ) {
         let collector = Observed { kernel: Box::new(kernel), gauges: Box::new(gauges) };
-        self.registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .register_collector(Box::new(collector));
+        lock(&self.registry).register_collector(Box::new(collector));
     }
 
     /// Everything, in OpenMetrics' text form.
@@ -258,8 +111,34 @@ impl Telemetry {
     /// When a figure cannot be written.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        encode(&mut text, &lock(&self.registry))?;
         Ok(text)
+    }
+
+    /// The pods of this node.
+    pub fn pods(&self) -> &Pods {
+        &self.pods
+    }
+
+    /// Removes the series of workloads that are gone, for as long as it runs.
+    pub async fn forget_the_gone(self: Arc<Self>, snapshot: watch::Receiver<Arc<Snapshot>>) {
+        loop {
+            tokio::time::sleep((self.expiry / LOOKS).max(SHORTEST_PAUSE)).await;
+            let current = snapshot.borrow().clone();
+            self.expire(&current, clock::now());
+        }
+    }
+
+    /// What a damaged folder does not name may exist all the same.
+    fn expire(&self, snapshot: &Snapshot, now: Instant) {
+        if snapshot.is_partial() {
+            return;
+        }
+        let owner = |workload: &crate::discovery::Workload| -> Owner {
+            (workload.namespace.clone(), workload.workload_name.clone())
+        };
+        let alive = snapshot.workloads().map(|workload| owner(workload)).collect();
+        lock(&self.traffic).expire(&alive, now, self.expiry);
     }
 
     /// From here on a connection that is dropped was drained.
@@ -271,53 +150,125 @@ impl Telemetry {
         self.draining.load(Ordering::Relaxed)
     }
 
-    pub(super) fn connection_begins(&self) {
-        self.open_connections.inc();
+    pub(super) fn connection_begins(&self, direction: Direction) {
+        self.sockets.get_or_create(&reporter(direction)).inc();
+        self.carried.inc();
     }
 
-    pub(super) fn series(&self, labels: &TrafficLabels) -> Series {
-        let labels = self.within_budget(labels);
-        Series {
-            opened: self.opened.get_or_create(&labels).clone(),
-            closed: self.closed.get_or_create(&labels).clone(),
-            sent: self.sent.get_or_create(&labels).clone(),
-            received: self.received.get_or_create(&labels).clone(),
-        }
+    /// Where a connection with these labels, between workloads of these owners, is counted.
+    pub(super) fn enter(&self, labels: TrafficLabels, owners: Vec<Owner>) -> Arc<TrafficLabels> {
+        lock(&self.traffic).enter(labels, owners)
+    }
+
+    /// The same for a connection that is through.
+    pub(super) fn connection_opened(
+        &self,
+        labels: TrafficLabels,
+        owners: Vec<Owner>,
+    ) -> Arc<TrafficLabels> {
+        let mut book = lock(&self.traffic);
+        let account = book.enter(labels, owners);
+        book.opened(&account);
+        account
     }
 
     /// `up` are the client's bytes, `down` the server's.
     pub(super) fn connection_ends(
         &self,
-        series: &Series,
+        direction: Direction,
+        account: &Arc<TrafficLabels>,
         reason: Reason,
-        labels: &TrafficLabels,
         (up, down): (u64, u64),
     ) {
-        self.open_connections.dec();
-        series.received.inc_by(up);
-        series.sent.inc_by(down);
-        let flags = reason.response_flags();
-        if flags == "-" {
-            series.closed.inc();
-            return;
-        }
-        let labels = self.within_budget(&TrafficLabels { response_flags: flags, ..labels.clone() });
-        self.closed.get_or_create(&labels).inc();
-        self.failed.get_or_create(&labels).inc();
+        self.sockets.get_or_create(&reporter(direction)).dec();
+        self.carried.dec();
+        lock(&self.traffic).leave(account, reason.response_flags(), (up, down));
     }
+}
 
-    fn within_budget(&self, labels: &TrafficLabels) -> TrafficLabels {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(labels) {
-            return labels.clone();
-        }
-        if known.len() < self.max_series {
-            known.insert(labels.clone());
-            return labels.clone();
-        }
-        self.folded.inc();
-        labels.folded()
+fn reporter(direction: Direction) -> ReporterLabels {
+    ReporterLabels {
+        reporter: match direction {
+            Direction::Outbound => "source",
+            Direction::Inbound => "destination",
+        },
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The families of traffic. All of one answer are of one moment, so that no connection that changes
+/// its place meanwhile is counted twice.
+#[derive(Debug)]
+struct Traffic(Arc<Mutex<Book>>);
+
+type Rows = Vec<(Arc<TrafficLabels>, Counts)>;
+
+impl Collector for Traffic {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (rows, folded, evicted) = {
+            let book = lock(&self.0);
+            (book.rows(), book.folded, book.evicted)
+        };
+        for (name, help, count) in SIMPLE {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, counts) in &rows {
+                ConstCounter::new(count(counts)).encode(family.encode_family(&**labels)?)?;
+            }
+        }
+        encode_ended(&rows, &mut encoder)?;
+        for (name, help, count) in [
+            (
+                "culvert_metrics_folded",
+                "Connections counted under other labels for want of room: limits.max_metric_series.",
+                folded,
+            ),
+            (
+                "culvert_metrics_evicted",
+                "Label sets that made room for others; what they had counted is counted under other labels: limits.max_metric_series.",
+                evicted,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+type Simple = (&'static str, &'static str, fn(&Counts) -> u64);
+
+/// Families whose flag is always that of a connection that goes well.
+const SIMPLE: [Simple; 3] = [
+    ("istio_tcp_connections_opened", "Connections opened.", |counts| counts.opened),
+    ("istio_tcp_sent_bytes", "Bytes sent to clients, in answers.", |counts| counts.sent),
+    ("istio_tcp_received_bytes", "Bytes received from clients, in requests.", |counts| {
+        counts.received
+    }),
+];
+
+fn encode_ended(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let name = "istio_tcp_connections_closed";
+    let mut family =
+        encoder.encode_descriptor(name, "Connections closed.", None, MetricType::Counter)?;
+    for (labels, counts) in rows {
+        for (flags, count) in &counts.ended {
+            let labels = labels.with_flags(flags);
+            ConstCounter::new(*count).encode(family.encode_family(&*labels)?)?;
+        }
+    }
+    let name = "istio_tcp_connections_failed";
+    let mut family =
+        encoder.encode_descriptor(name, "Connections that failed.", None, MetricType::Counter)?;
+    for (labels, counts) in rows {
+        for (flags, count) in counts.failed() {
+            let labels = labels.with_flags(flags);
+            ConstCounter::new(count).encode(family.encode_family(&*labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Figures that others keep.
@@ -357,38 +308,47 @@ impl Collector for Observed {
 mod tests {
     use super::*;
 
-    fn labels(source: usize) -> TrafficLabels {
-        let mut labels = TrafficLabels::new(
-            Direction::Outbound,
-            Protocol::Hbone,
-            (&Party::default(), &Party::default()),
-            None,
-        );
-        labels.source_workload = format!("w{source}");
-        labels
-    }
-
-    #[test]
-    fn series_beyond_the_limit_are_counted_together() {
-        let telemetry = Telemetry::new(3);
-        for source in 0..10 {
-            telemetry.series(&labels(source)).opened.inc();
-        }
-        let text = telemetry.encode().unwrap();
-        let lines = text.lines().filter(|l| l.starts_with("istio_tcp_connections_opened_total{"));
-        assert_eq!(lines.count(), 4, "{text}");
-        assert!(text.contains("culvert_metrics_folded_total 7"), "{text}");
+    fn telemetry() -> Telemetry {
+        Telemetry::new(1000, Duration::from_secs(300))
     }
 
     #[test]
     fn a_failed_connection_is_closed_and_failed_with_its_flag() {
-        let telemetry = Telemetry::new(100);
-        let series = telemetry.series(&labels(1));
-        telemetry.connection_begins();
-        telemetry.connection_ends(&series, Reason::ConnectTimeout, &labels(1), (5, 7));
+        let telemetry = telemetry();
+        telemetry.connection_begins(Direction::Outbound);
+        let account = telemetry.enter(TrafficLabels::of_source("w1"), Vec::new());
+        let reason = Reason::ConnectTimeout;
+        telemetry.connection_ends(Direction::Outbound, &account, reason, (5, 7));
         let text = telemetry.encode().unwrap();
         let failed = text.lines().find(|l| l.starts_with("istio_tcp_connections_failed_total{"));
         assert!(failed.unwrap().contains("response_flags=\"NETWORK_POLICY\""), "{text}");
+        assert!(text.contains("istio_tcp_sockets_open{reporter=\"source\"} 0\n"), "{text}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn labels_stand_in_istios_order() {
+        let telemetry = telemetry();
+        telemetry.enter(TrafficLabels::of_source("w1"), Vec::new());
+        let text = telemetry.encode().unwrap();
+        let line =
+            text.lines().find(|line| line.starts_with("istio_tcp_connections_opened_total{"));
+        let names: Vec<_> = line
+            .unwrap()
+            .split(['{', ','])
+            .filter_map(|part| Some(part.split_once('=')?.0))
+            .collect();
+        assert_eq!(names.len(), 27, "{names:?}");
+        assert_eq!((names[0], names[23]), ("reporter", "source_region"));
+        assert_eq!(
+            &names[22..],
+            [
+                "connection_security_policy",
+                "source_region",
+                "source_zone",
+                "destination_region",
+                "destination_zone",
+            ]
+        );
     }
 }

@@ -6,10 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    metrics::{Series, Telemetry, TrafficLabels},
-    reason::Reason,
-};
+use super::{book::Owner, labels::TrafficLabels, metrics::Telemetry, reason::Reason};
 use crate::{
     clock,
     discovery::{Service, Workload},
@@ -77,7 +74,7 @@ pub struct Record {
     pub protocol: Protocol,
     skipped: Vec<String>,
     counters: Arc<Counters>,
-    series: Option<Series>,
+    account: Option<Arc<TrafficLabels>>,
     end: Option<(Reason, Option<String>)>,
 }
 
@@ -89,7 +86,7 @@ impl Record {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Self {
-        telemetry.connection_begins();
+        telemetry.connection_begins(direction);
         Self {
             telemetry: telemetry.clone(),
             opened_at: clock::now(),
@@ -104,7 +101,7 @@ impl Record {
             protocol: Protocol::Tcp,
             skipped: Vec::new(),
             counters: Arc::default(),
-            series: None,
+            account: None,
             end: None,
         }
     }
@@ -121,9 +118,8 @@ impl Record {
 
     /// The connection is through: all parties are known. Gives the counters for its bytes.
     pub fn opened(&mut self) -> Arc<Counters> {
-        let series = self.telemetry.series(&self.labels());
-        series.opened.inc();
-        self.series = Some(series);
+        let account = self.telemetry.connection_opened(self.labels(), self.owners());
+        self.account = Some(account);
         self.counters.clone()
     }
 
@@ -177,6 +173,13 @@ impl Record {
             self.service.as_deref(),
         )
     }
+
+    /// What the series of this connection live with.
+    fn owners(&self) -> Vec<Owner> {
+        let known =
+            [&self.source, &self.destination].into_iter().filter_map(|p| p.workload.as_ref());
+        known.map(|known| (known.namespace.clone(), known.workload_name.clone())).collect()
+    }
 }
 
 impl Drop for Record {
@@ -189,8 +192,9 @@ impl Drop for Record {
         let up = self.counters.sent.load(Ordering::Relaxed);
         let down = self.counters.received.load(Ordering::Relaxed);
         self.write(reason, detail.as_deref(), (up, down));
-        let series = self.series.take().unwrap_or_else(|| self.telemetry.series(&self.labels()));
-        self.telemetry.connection_ends(&series, reason, &self.labels(), (up, down));
+        let account = self.account.take();
+        let account = account.unwrap_or_else(|| self.telemetry.enter(self.labels(), self.owners()));
+        self.telemetry.connection_ends(self.direction, &account, reason, (up, down));
     }
 }
 

@@ -1,0 +1,84 @@
+//! What an operator sees of a running agent: series within bounds.
+use anyhow::Result;
+use e2e::{Agent, until};
+
+use crate::mesh::{Mesh, ask, echo};
+
+/// All series of traffic.
+fn series(agent: &Agent) -> Result<Vec<String>> {
+    let metrics = agent.get(15020, "/metrics")?;
+    let traffic =
+        |line: &&str| line.starts_with("istio_tcp_") && !line.starts_with("istio_tcp_sockets_open");
+    Ok(metrics.lines().filter(traffic).map(str::to_owned).collect())
+}
+
+/// The sum of a family, whatever its labels are.
+fn total(series: &[String], family: &str) -> u64 {
+    let of = series.iter().filter(|line| line.starts_with(&format!("{family}{{")));
+    of.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn the_series_of_a_workload_that_is_gone_expire() -> Result<()> {
+    let mesh = Mesh::with("[limits]\nmetric_expiry = \"1s\"")?;
+    drop(mesh.connection(80)?);
+    let named = |agent: &Agent| {
+        let word = "destination_workload=\"server\"";
+        series(agent).is_ok_and(|all| all.iter().any(|line| line.contains(word)))
+    };
+    until("it is counted", || named(&mesh.a1) && named(&mesh.a2));
+    std::fs::remove_file(mesh.lab.manifests().join("pod-shop-server.yaml"))?;
+    until("its series are gone", || !named(&mesh.a1) && !named(&mesh.a2));
+    assert_eq!(series(&mesh.a1)?, Vec::<String>::new(), "it is counted elsewhere");
+    Ok(())
+}
+
+#[test]
+fn series_stay_within_their_budget_and_totals_only_grow() -> Result<()> {
+    const BUDGET: usize = 200;
+    const SERVICES: u64 = 60;
+    let mesh = Mesh::with(&format!("[limits]\nmax_metric_series = {BUDGET}"))?;
+    let service = |n: u64| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: shop}}\n\
+             spec: {{clusterIP: 10.96.1.{n}, selector: {{app: server}}, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let services: Vec<_> = (1..=SERVICES).map(service).collect();
+    mesh.lab.apply("services.yaml", &services.join("---\n"))?;
+    echo(mesh.server.inside.listen(mesh.server.at(80))?);
+    until("the services are known", || {
+        let dump = mesh.a1.dump();
+        dump.is_ok_and(|dump| dump["services"].as_array().is_some_and(|all| all.len() == 60))
+    });
+    let mut held = Vec::new();
+    for n in 1..=SERVICES {
+        let mut stream = mesh.client.inside.connect(format!("10.96.1.{n}:80").parse()?)?;
+        ask(&mut stream, n)?;
+        // The first ones keep their series to themselves.
+        if n <= 5 {
+            held.push(stream);
+        } else {
+            drop(stream);
+        }
+        until("it is counted", || {
+            let all = series(&mesh.a1).expect("metrics");
+            assert!(all.len() <= BUDGET, "{} series", all.len());
+            let opened = total(&all, "istio_tcp_connections_opened_total");
+            let closed = total(&all, "istio_tcp_connections_closed_total");
+            assert!(opened <= n && closed <= n, "{opened} opened, {closed} closed of {n}");
+            opened == n && closed == n.saturating_sub(5)
+        });
+    }
+    let all = series(&mesh.a1)?;
+    assert_eq!(total(&all, "istio_tcp_received_bytes_total"), 8 * (SERVICES - 5));
+    for (service, stays) in [("s1", true), ("s6", false), ("s60", true)] {
+        let label = format!("destination_service_name=\"{service}\"");
+        assert_eq!(all.iter().any(|line| line.contains(&label)), stays, "{service}");
+    }
+    let metrics = mesh.a1.get(15020, "/metrics")?;
+    for line in ["culvert_metrics_folded_total 0\n", "workload_manager_proxies_started_total 1\n"] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    Ok(())
+}
