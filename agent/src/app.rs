@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, 
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -27,7 +27,7 @@ use crate::{
     telemetry::{
         Reason, Record, Telemetry,
         admin::{self, Admin, Readiness},
-        dump::dump,
+        dump::{View, dump},
         explain::explain,
         logging::{Form, Logging},
     },
@@ -298,18 +298,14 @@ impl Operators<'_> {
         let quit = Arc::new(Notify::new());
         let readiness = Readiness::waiting_for([ENROLLED]);
         self.observe(enrolment, self.pods.clone());
-        let (pods, join) = (self.pods, self.config.same_node == SameNode::Direct);
-        let (snapshot, keeper, stop) = (self.snapshot, self.keeper, quit.clone());
-        let explained = snapshot.clone();
+        let join = self.config.same_node == SameNode::Direct;
+        let dump = self.dump()?;
+        let (explained, stop) = (self.snapshot, quit.clone());
         let admin = Arc::new(Admin {
             explain: Box::new(move |source, destination| {
                 explain(&explained.borrow(), join, (source, destination))
             }),
-            dump: Box::new(move || {
-                let local: Vec<_> =
-                    pods.borrow().values().map(|pod| pod.workload().clone()).collect();
-                dump(&snapshot.borrow(), &keeper.certificates(), &local)
-            }),
+            dump: Box::new(dump),
             kernel: Box::new(enrolment.counters()),
             quit: Box::new(move || stop.notify_one()),
             logging: self.logging,
@@ -321,6 +317,24 @@ impl Operators<'_> {
         let ready = admin::serve_readiness(ready_listener, readiness.clone(), background.clone());
         background.spawn(ready);
         Ok((readiness, quit))
+    }
+
+    fn dump(&self) -> anyhow::Result<impl Fn() -> Value + Send + Sync + use<>> {
+        let config = serde_json::to_value(self.config).context("write the configuration")?;
+        let (snapshot, keeper) = (self.snapshot.clone(), self.keeper.clone());
+        let (telemetry, pods) = (self.telemetry.clone(), self.pods.clone());
+        Ok(move || {
+            let snapshot = snapshot.borrow().clone();
+            let local: Vec<_> = pods.borrow().values().map(|pod| pod.workload().clone()).collect();
+            dump(&View {
+                snapshot: &snapshot,
+                certificates: &keeper.certificates(),
+                pods: &local,
+                open: &telemetry.open_connections().all(),
+                config: &config,
+                now: clock::now(),
+            })
+        })
     }
 
     fn observe(&self, enrolment: &Enrolment, pods: watch::Receiver<LocalPods>) {

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod labels;
 pub mod logging;
 pub mod metrics;
+pub mod open;
 pub mod pods;
 pub mod reason;
 pub mod record;

@@ -1,8 +1,48 @@
-//! What an operator sees of a running agent: series within bounds.
-use anyhow::Result;
+//! What an operator sees of a running agent: open connections, series within bounds.
+use anyhow::{Context, Result};
 use e2e::{Agent, until};
+use serde_json::Value;
 
-use crate::mesh::{Mesh, ask, echo};
+use crate::mesh::{Mesh, ask, echo, say};
+
+/// The open connections of the agent's one pod.
+fn open(agent: &Agent, direction: &str) -> Result<Vec<Value>> {
+    let dump = agent.dump()?;
+    let pods = dump["workloadState"].as_object().context("no pods")?;
+    let lists = pods.values().filter_map(|pod| pod["connections"][direction].as_array());
+    Ok(lists.flatten().cloned().collect())
+}
+
+#[test]
+fn connections_are_listed_while_they_are_open_with_their_bytes_so_far() -> Result<()> {
+    let mesh = Mesh::new()?;
+    let (mut near, mut far) = mesh.connection(80)?;
+    say(&mut near, &mut far, b"hello")?;
+    say(&mut far, &mut near, b"and to you")?;
+    let (client, server) = (near.local_addr()?, mesh.server.at(80));
+    for (agent, direction, original, actual, sent, received) in [
+        (&mesh.a1, "outbound", Value::from(server.to_string()), mesh.server.at(15008), 5, 10),
+        (&mesh.a2, "inbound", Value::Null, server, 10, 5),
+    ] {
+        until("its bytes are counted", || {
+            open(agent, direction).is_ok_and(|all| {
+                all.len() == 1 && all[0]["bytesSent"] == sent && all[0]["bytesReceived"] == received
+            })
+        });
+        let one = &open(agent, direction)?[0];
+        assert_eq!(one["src"], client.to_string(), "{one:#}");
+        assert_eq!((&one["originalDst"], &one["protocol"]), (&original, &"HBONE".into()));
+        assert_eq!(one["actualDst"], actual.to_string());
+        assert_eq!(one["sourceIdentity"], mesh.client.identity());
+        assert_eq!(one["destinationIdentity"], mesh.server.identity());
+    }
+    drop((near, far));
+    until("none is open", || {
+        open(&mesh.a1, "outbound").is_ok_and(|all| all.is_empty())
+            && open(&mesh.a2, "inbound").is_ok_and(|all| all.is_empty())
+    });
+    Ok(())
+}
 
 /// All series of traffic.
 fn series(agent: &Agent) -> Result<Vec<String>> {

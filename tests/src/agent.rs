@@ -209,7 +209,9 @@ impl Agent {
     /// # Errors
     /// When the agent does not answer.
     pub fn enrolled(&self) -> Result<usize> {
-        Ok(self.dump()?["workloadState"].as_object().map_or(0, serde_json::Map::len))
+        let dump = self.dump()?;
+        let pods = dump["workloadState"].as_object().into_iter().flatten();
+        Ok(pods.filter(|(_, pod)| pod["state"] == "Up").count())
     }
 
     /// The answer to a GET on the node's loopback.

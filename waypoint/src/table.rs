@@ -3,7 +3,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-/// A column: its title, and the field that it shows, `outer.inner` for nested ones.
+/// A column: its title, and the field that it shows, `outer.inner` for nested ones, `list.0` for the
+/// first of a list.
 pub type Column = (&'static str, &'static str);
 
 /// A table of `rows`, as wide as its longest cells; lists and counts are shown in short.
@@ -23,14 +24,17 @@ pub fn table(columns: &[Column], rows: &[Value]) -> String {
 }
 
 fn cell(row: &Value, field: &str) -> String {
-    let found = field.split('.').try_fold(row, |value, name| value.get(name));
+    let found = field.split('.').try_fold(row, |value, name| match name.parse::<usize>() {
+        Ok(index) => value.get(index),
+        Err(_) => value.get(name),
+    });
     match found {
         None | Some(Value::Null) => "-".into(),
         Some(Value::String(text)) if text.is_empty() => "-".into(),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(list)) => {
-            let short = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
-            list.iter().map(short).collect::<Vec<_>>().join(",")
+            let words: Option<Vec<_>> = list.iter().map(Value::as_str).collect();
+            words.map_or_else(|| list.len().to_string(), |words| words.join(","))
         }
         Some(Value::Object(map)) => map.len().to_string(),
         Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
@@ -47,15 +51,21 @@ mod tests {
     fn columns_are_as_wide_as_they_must_be() {
         let rows = [
             json!({ "name": "web", "ips": ["10.0.0.1", "fd00::1"], "of": { "a": 1 } }),
-            json!({ "name": "", "of": { "a": 2, "b": 3 } }),
+            json!({ "name": "", "ips": [[1], [2], [3]], "of": { "a": 2, "b": 3 } }),
         ];
-        let text =
-            table(&[("NAME", "name"), ("ADDRESSES", "ips"), ("PARTS", "of"), ("A", "of.a")], &rows);
+        let columns = [
+            ("NAME", "name"),
+            ("ADDRESSES", "ips"),
+            ("FIRST", "ips.0"),
+            ("PARTS", "of"),
+            ("A", "of.a"),
+            ("B", "of.b"),
+        ];
         assert_eq!(
-            text,
-            "NAME   ADDRESSES          PARTS   A\n\
-             web    10.0.0.1,fd00::1   1       1\n\
-             -      -                  2       2\n"
+            table(&columns, &rows),
+            "NAME   ADDRESSES          FIRST      PARTS   A   B\n\
+             web    10.0.0.1,fd00::1   10.0.0.1   1       1   -\n\
+             -      3                  1          2       2   3\n"
         );
     }
 }

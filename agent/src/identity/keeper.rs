@@ -61,13 +61,14 @@ impl Keeper {
         Lease(new)
     }
 
-    /// The certificates in use, by identity.
-    pub fn certificates(&self) -> Vec<Arc<Credentials>> {
+    /// The identities that are held, in order, each with its certificate once it is issued.
+    pub fn certificates(&self) -> Vec<(Identity, Option<Arc<Credentials>>)> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let current =
-            |held: &Weak<Held>| held.upgrade().and_then(|held| held.current.borrow().clone());
-        let mut all: Vec<_> = held.values().filter_map(current).collect();
-        all.sort_by(|a, b| a.svid.identity.cmp(&b.svid.identity));
+        let current = |(identity, held): (&Identity, &Weak<Held>)| {
+            Some((identity.clone(), held.upgrade()?.current.borrow().clone()))
+        };
+        let mut all: Vec<_> = held.iter().filter_map(current).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
     }
 }

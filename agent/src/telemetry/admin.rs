@@ -76,7 +76,7 @@ impl fmt::Debug for Admin {
 }
 
 const INDEX: &str = "culvert-agent\n\
-    GET  /config_dump            workloads, services, certificates, pods\n\
+    GET  /config_dump            workloads, services, policies, certificates, pods, connections\n\
     GET  /explain?source=NAMESPACE/POD&destination=ADDRESS:PORT   what would happen, and why\n\
     GET  /debug/kernel           how often each kernel program ended in each way\n\
     POST /logging[?level=LEVEL]  show or change the log level\n\

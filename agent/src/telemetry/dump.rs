@@ -1,148 +1,93 @@
-//! Pure: the state of the agent as `istioctl ztunnel-config` reads it.
+//! Pure: the state of the agent as `istioctl ztunnel-config` reads it, with some fields of our own.
 //! Never: a private key.
-use std::{net::IpAddr, sync::Arc, time::SystemTime};
+mod certificates;
+mod mesh;
+mod policies;
+mod state;
 
-use serde_json::{Value, json};
+use std::{sync::Arc, time::Instant};
 
+use serde_json::{Map, Value, json};
+
+use super::open::Open;
 use crate::{
-    discovery::{Protocol, Service, Snapshot, Workload},
-    identity::Credentials,
-    policy::{Action, Mode, PeerAuthentication, Policy, Scope},
+    discovery::{Snapshot, Workload},
+    identity::{Credentials, Identity},
 };
 
+/// What there is to show.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// What the mesh looks like.
+    pub snapshot: &'a Snapshot,
+    /// Identities of this node, each with its certificate if it has been issued.
+    pub certificates: &'a [(Identity, Option<Arc<Credentials>>)],
+    /// Enrolled pods of this node.
+    pub pods: &'a [Arc<Workload>],
+    /// Open connections.
+    pub open: &'a [Arc<Open>],
+    /// The configuration, with its keys as the file has them.
+    pub config: &'a Value,
+    /// The time of the answer.
+    pub now: Instant,
+}
+
 /// The answer to `/config_dump`.
-pub fn dump(
-    snapshot: &Snapshot,
-    certificates: &[Arc<Credentials>],
-    pods: &[Arc<Workload>],
-) -> Value {
-    let mut workloads: Vec<_> = snapshot.workloads().collect();
-    workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
+pub fn dump(view: &View<'_>) -> Value {
+    let View { snapshot, .. } = view;
+    let policies = snapshot.policies();
+    let strict = policies.peers.iter().filter_map(|peer| policies::strict(peer));
     json!({
-        "workloads": workloads.into_iter().map(|w| workload(w)).collect::<Vec<_>>(),
-        "services": snapshot.services().map(|s| service(s)).collect::<Vec<_>>(),
-        "policies": snapshot.policies().policies.iter().map(|p| policy(p)).collect::<Vec<_>>(),
-        "peerAuthentications": snapshot.policies().peers.iter().map(|p| peer(p)).collect::<Vec<_>>(),
-        "certificates": certificates.iter().map(|c| certificate(c)).collect::<Vec<_>>(),
-        "workloadState": pods.iter().map(|pod| (pod.uid.to_string(), state(pod)))
-            .collect::<serde_json::Map<_, _>>(),
+        "workloads": mesh::workloads(snapshot),
+        "services": mesh::services(snapshot),
+        "policies": policies.policies.iter().map(|p| policies::policy(p)).chain(strict).collect::<Vec<_>>(),
+        "peerAuthentications": policies.peers.iter().map(|p| policies::peer(p)).collect::<Vec<_>>(),
+        "certificates": certificates::certificates(view.certificates),
+        "workloadState": state::pods(view),
+        "stagedServices": {},
+        "staticConfig": { "workloads": [], "policies": [], "services": [] },
         "problems": snapshot.problems().iter()
             .map(|problem| json!({ "at": problem.origin.to_string(), "text": problem.text }))
             .collect::<Vec<_>>(),
-        "version": { "version": env!("CARGO_PKG_VERSION"), "component": "culvert-agent" },
+        "version": version(),
+        "config": camel_case(view.config),
     })
 }
 
-fn workload(workload: &Workload) -> Value {
+/// What this binary was made of.
+fn version() -> Value {
     json!({
-        "uid": workload.uid,
-        "name": workload.name,
-        "namespace": workload.namespace,
-        "serviceAccount": workload.identity.service_account(),
-        "trustDomain": workload.identity.trust_domain(),
-        "workloadIps": workload.addresses,
-        "protocol": match workload.protocol {
-            Protocol::Hbone => "HBONE",
-            Protocol::Tcp => "TCP",
-        },
-        "node": workload.node,
-        "workloadName": workload.workload_name,
-        "canonicalName": workload.canonical_name,
-        "canonicalRevision": workload.canonical_revision,
-        "status": if workload.ready { "Healthy" } else { "Unhealthy" },
-        "origin": workload.origin.to_string(),
+        "component": "culvert-agent",
+        "version": env!("CARGO_PKG_VERSION"),
+        "gitRevision": option_env!("CULVERT_REVISION").unwrap_or("unknown"),
+        "rustVersion": env!("CULVERT_RUSTC"),
+        "buildProfile": if cfg!(debug_assertions) { "debug" } else { "release" },
+        "buildStatus": "unknown",
+        "cryptoProvider": "aws-lc-rs",
+        "istioVersion": "unknown",
     })
 }
 
-fn service(service: &Service) -> Value {
-    let endpoints: serde_json::Map<_, _> = service
-        .endpoints
-        .iter()
-        .map(|(uid, port)| (uid.to_string(), json!({ "workloadUid": uid, "port": port })))
-        .collect();
-    json!({
-        "name": service.name,
-        "namespace": service.namespace,
-        "hostname": service.hostname,
-        "vips": service.vips.iter().map(vip).collect::<Vec<_>>(),
-        "ports": service.ports.iter().map(|p| (p.port.to_string(), json!(p.port)))
-            .collect::<serde_json::Map<_, _>>(),
-        "endpoints": endpoints,
-        "origin": service.origin.to_string(),
-    })
-}
-
-fn policy(policy: &Policy) -> Value {
-    let (namespace, name) = policy.name.split_once('/').unwrap_or_default();
-    json!({
-        "name": name,
-        "namespace": namespace,
-        "scope": scope(&policy.scope),
-        "action": match policy.action {
-            Action::Allow => "Allow",
-            Action::Deny => "Deny",
-            Action::Audit => "Audit",
-        },
-        "dryRun": policy.dry_run,
-        "rules": policy.rules.len(),
-        "origin": policy.origin.to_string(),
-    })
-}
-
-fn peer(peer: &PeerAuthentication) -> Value {
-    let mode = |mode: Option<Mode>| match mode {
-        Some(Mode::Strict) => "STRICT",
-        Some(Mode::Permissive) => "PERMISSIVE",
-        None => "UNSET",
+/// The same with keys in the style of ztunnel's own dump.
+fn camel_case(value: &Value) -> Value {
+    let key = |name: &String| {
+        let mut words = name.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |text, word| {
+            let (head, tail) = word.split_at(word.len().min(1));
+            text + &head.to_ascii_uppercase() + tail
+        })
     };
-    let ports = peer.ports.iter().map(|(port, of)| (port.to_string(), json!(mode(*of))));
-    json!({
-        "name": peer.name,
-        "scope": scope(&peer.scope),
-        "mode": mode(peer.mode),
-        "ports": ports.collect::<serde_json::Map<_, _>>(),
-        "origin": peer.origin.to_string(),
-    })
-}
-
-fn scope(scope: &Scope) -> &'static str {
-    match (scope.selector.is_empty(), scope.namespace.is_none()) {
-        (false, _) => "WorkloadSelector",
-        (true, true) => "Global",
-        (true, false) => "Namespace",
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .map(|(name, value)| (key(name), camel_case(value)))
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(list) => list.iter().map(camel_case).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 
-/// `<network>/<address>`, in the one network that there is.
-fn vip(address: &IpAddr) -> String {
-    format!("/{address}")
-}
-
-fn certificate(credentials: &Credentials) -> Value {
-    let svid = &credentials.svid;
-    json!({
-        "identity": svid.identity.to_string(),
-        "state": "Available",
-        "certChain": [{
-            "serialNumber": svid.serial,
-            "validFrom": seconds(svid.not_before),
-            "expirationTime": seconds(svid.not_after),
-        }],
-    })
-}
-
-/// Seconds since 1970; a certificate is never older.
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn state(pod: &Workload) -> Value {
-    json!({
-        "state": "Up",
-        "info": {
-            "name": pod.name,
-            "namespace": pod.namespace,
-            "serviceAccount": pod.identity.service_account(),
-        },
-    })
-}
+#[cfg(test)]
+mod tests;

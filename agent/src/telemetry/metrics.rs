@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use super::{
     book::{Book, Counts, Owner},
     labels::TrafficLabels,
+    open::OpenConnections,
     pods::Pods,
     reason::Reason,
 };
@@ -48,12 +49,13 @@ struct ReporterLabels {
     reporter: &'static str,
 }
 
-/// All metrics of the agent.
+/// All metrics of the agent, and the connections that are open.
 #[derive(Debug)]
 pub struct Telemetry {
     registry: Mutex<Registry>,
     traffic: Arc<Mutex<Book>>,
     expiry: Duration,
+    open: OpenConnections,
     pods: Pods,
     sockets: Family<ReporterLabels, Gauge>,
     carried: Gauge<i64, AtomicI64>,
@@ -88,6 +90,7 @@ impl Telemetry {
             registry: Mutex::new(registry),
             traffic,
             expiry,
+            open: OpenConnections::default(),
             pods,
             sockets,
             carried,
@@ -113,6 +116,11 @@ impl Telemetry {
         let mut text = String::new();
         encode(&mut text, &lock(&self.registry))?;
         Ok(text)
+    }
+
+    /// The connections that are open now.
+    pub fn open_connections(&self) -> &OpenConnections {
+        &self.open
     }
 
     /// The pods of this node.

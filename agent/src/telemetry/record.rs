@@ -6,7 +6,13 @@ use std::{
     time::Instant,
 };
 
-use super::{book::Owner, labels::TrafficLabels, metrics::Telemetry, reason::Reason};
+use super::{
+    book::Owner,
+    labels::TrafficLabels,
+    metrics::Telemetry,
+    open::{Open, Place},
+    reason::Reason,
+};
 use crate::{
     clock,
     discovery::{Service, Workload},
@@ -59,6 +65,7 @@ pub struct Record {
     opened_at: Instant,
     direction: Direction,
     source_address: SocketAddr,
+    dialled: SocketAddr,
     destination_address: SocketAddr,
     /// Who dialled.
     pub source: Party,
@@ -75,6 +82,7 @@ pub struct Record {
     skipped: Vec<String>,
     counters: Arc<Counters>,
     account: Option<Arc<TrafficLabels>>,
+    place: Option<Place>,
     end: Option<(Reason, Option<String>)>,
 }
 
@@ -92,6 +100,7 @@ impl Record {
             opened_at: clock::now(),
             direction,
             source_address: source,
+            dialled: destination,
             destination_address: destination,
             source: Party::default(),
             destination: Party::default(),
@@ -102,6 +111,7 @@ impl Record {
             skipped: Vec::new(),
             counters: Arc::default(),
             account: None,
+            place: None,
             end: None,
         }
     }
@@ -120,6 +130,18 @@ impl Record {
     pub fn opened(&mut self) -> Arc<Counters> {
         let account = self.telemetry.connection_opened(self.labels(), self.owners());
         self.account = Some(account);
+        self.place = Some(self.telemetry.open_connections().insert(Open {
+            direction: self.direction,
+            source: (self.source.workload.clone(), self.source.identity.clone()),
+            destination: (self.destination.workload.clone(), self.destination.identity.clone()),
+            source_address: self.source_address,
+            dialled: self.dialled,
+            reached: self.destination_address,
+            service: self.service.clone(),
+            protocol: self.protocol,
+            counters: self.counters.clone(),
+            since: self.opened_at,
+        }));
         self.counters.clone()
     }
 
@@ -192,6 +214,9 @@ impl Drop for Record {
         let up = self.counters.sent.load(Ordering::Relaxed);
         let down = self.counters.received.load(Ordering::Relaxed);
         self.write(reason, detail.as_deref(), (up, down));
+        if let Some(place) = self.place.take() {
+            self.telemetry.open_connections().remove(place);
+        }
         let account = self.account.take();
         let account = account.unwrap_or_else(|| self.telemetry.enter(self.labels(), self.owners()));
         self.telemetry.connection_ends(self.direction, &account, reason, (up, down));
