@@ -30,6 +30,7 @@ use crate::{
         dump::{View, dump},
         explain::explain,
         logging::{Form, Logging},
+        status::{Standing, status},
     },
 };
 
@@ -299,13 +300,14 @@ impl Operators<'_> {
         let readiness = Readiness::waiting_for([ENROLLED]);
         self.observe(enrolment, self.pods.clone());
         let join = self.config.same_node == SameNode::Direct;
-        let dump = self.dump()?;
+        let (dump, status) = (self.dump()?, self.status(enrolment, readiness.clone()));
         let (explained, stop) = (self.snapshot, quit.clone());
         let admin = Arc::new(Admin {
             explain: Box::new(move |source, destination| {
                 explain(&explained.borrow(), join, (source, destination))
             }),
             dump: Box::new(dump),
+            status: Box::new(status),
             kernel: Box::new(enrolment.counters()),
             quit: Box::new(move || stop.notify_one()),
             logging: self.logging,
@@ -335,6 +337,35 @@ impl Operators<'_> {
                 now: clock::now(),
             })
         })
+    }
+
+    fn status(
+        &self,
+        enrolment: &Enrolment,
+        readiness: Readiness,
+    ) -> impl Fn() -> Value + Send + Sync + use<> {
+        let (began, node, kernel) = (clock::now(), self.config.node.clone(), enrolment.counters());
+        let (snapshot, keeper) = (self.snapshot.clone(), self.keeper.clone());
+        let (telemetry, logging) = (self.telemetry.clone(), self.logging.clone());
+        let pool = self.pool.clone();
+        move || {
+            let snapshot = snapshot.borrow().clone();
+            status(&Standing {
+                node: &node,
+                uptime: clock::now().saturating_duration_since(began),
+                now: clock::wall(),
+                draining: telemetry.is_draining(),
+                pending: &readiness.pending(),
+                enrolled: telemetry.pods().enrolled(),
+                failed: &telemetry.pods().failed(),
+                open: &telemetry.open_connections().all(),
+                tunnels: pool.connections(),
+                certificates: &keeper.certificates(),
+                snapshot: &snapshot,
+                kernel: &kernel(),
+                lines_dropped: logging.dropped(),
+            })
+        }
     }
 
     fn observe(&self, enrolment: &Enrolment, pods: watch::Receiver<LocalPods>) {

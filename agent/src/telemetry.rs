@@ -11,6 +11,7 @@ pub mod open;
 pub mod pods;
 pub mod reason;
 pub mod record;
+pub mod status;
 
 pub use book::LEAST_SERIES;
 pub use metrics::Telemetry;

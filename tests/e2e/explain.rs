@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::mesh::{ask, echo, pod, unmeshed};
 
 /// Runs `culvert` on a node.
-fn culvert(lab: &Lab, node: usize, arguments: &[&str]) -> Result<Output> {
+pub(crate) fn culvert(lab: &Lab, node: usize, arguments: &[&str]) -> Result<Output> {
     let node = &lab.nodes[node - 1];
     let mut command = lab_command(&node.netns(), &node.cgroup().join("host"));
     Ok(command.arg("--").arg(binary("culvert")?).args(arguments).output()?)
@@ -108,6 +108,8 @@ fn an_operator_sees_what_an_agent_knows() -> Result<()> {
         ("policies", "policy.yaml:1"),
         ("certificates", "spiffe://cluster.local/ns/shop/sa/client"),
         ("problems", "WHERE"),
+        ("status", "ready"),
+        ("connections", "DIRECTION"),
     ] {
         let said = culvert(&lab, 1, &[command])?;
         let text = String::from_utf8(said.stdout)?;

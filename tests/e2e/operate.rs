@@ -1,9 +1,18 @@
-//! What an operator sees of a running agent: open connections, series within bounds.
+//! What an operator sees of a running agent: open connections, its standing, series within bounds.
+use std::process::Output;
+
 use anyhow::{Context, Result};
 use e2e::{Agent, until};
 use serde_json::Value;
 
-use crate::mesh::{Mesh, ask, echo, say};
+use crate::{
+    explain::culvert,
+    mesh::{Mesh, ask, echo, say},
+};
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 /// The open connections of the agent's one pod.
 fn open(agent: &Agent, direction: &str) -> Result<Vec<Value>> {
@@ -36,10 +45,53 @@ fn connections_are_listed_while_they_are_open_with_their_bytes_so_far() -> Resul
         assert_eq!(one["sourceIdentity"], mesh.client.identity());
         assert_eq!(one["destinationIdentity"], mesh.server.identity());
     }
+    let table = text(&culvert(&mesh.lab, 1, &["connections"])?);
+    let row = table.lines().nth(1).unwrap_or_default();
+    let words: Vec<_> = row.split_whitespace().collect();
+    let expected = ["outbound", "shop/client", "shop/server", "-", "HBONE", "shop/client"];
+    assert_eq!(words.get(..6), Some(&expected[..]), "{table}");
+    let json = text(&culvert(&mesh.lab, 2, &["connections", "-o", "json"])?);
+    let rows: Value = serde_json::from_str(&json)?;
+    assert_eq!((&rows[0]["bytesUp"], &rows[0]["direction"]), (&5.into(), &"inbound".into()));
     drop((near, far));
     until("none is open", || {
         open(&mesh.a1, "outbound").is_ok_and(|all| all.is_empty())
             && open(&mesh.a2, "inbound").is_ok_and(|all| all.is_empty())
+    });
+    Ok(())
+}
+
+#[test]
+fn status_says_what_is_wrong_and_ends_with_one_then() -> Result<()> {
+    let mesh = Mesh::with("[shutdown]\ngrace = \"30s\"")?;
+    let status = || culvert(&mesh.lab, 1, &["status"]);
+    let well = status()?;
+    assert!(well.status.success(), "{}", text(&well));
+    for line in
+        ["on n1, up ", "state         ready", "pods          1 enrolled", "next to expire in"]
+    {
+        assert!(text(&well).contains(line), "{line} is not in\n{}", text(&well));
+    }
+    let nowhere = "apiVersion: v1\nkind: Pod\nmetadata: {name: lost, namespace: shop}\n\
+                   spec: {nodeName: n1}\nstatus: {podIP: 10.1.0.200, podIPs: [{ip: 10.1.0.200}]}\n";
+    for (yaml, word) in [
+        ("kind: [", "wrong.yaml"),
+        (nowhere, "lost cannot be enrolled: the annotation culvert.dev/netns is missing"),
+    ] {
+        mesh.lab.apply("wrong.yaml", yaml)?;
+        until("it says so", || {
+            let said = status().expect("run culvert");
+            said.status.code() == Some(1) && text(&said).contains(word)
+        });
+        mesh.lab.apply("wrong.yaml", "")?;
+        until("all is well again", || status().is_ok_and(|said| said.status.success()));
+    }
+    let (_near, _far) = mesh.connection(80)?;
+    mesh.a1.terminate()?;
+    until("it is draining", || {
+        let said = culvert(&mesh.lab, 1, &["status", "-o", "json"]).expect("run culvert");
+        let json: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+        json["state"] == "draining" && json["connections"]["outbound"] == 1
     });
     Ok(())
 }

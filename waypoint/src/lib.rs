@@ -3,4 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod connections;
+pub mod status;
 pub mod table;

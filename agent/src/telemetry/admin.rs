@@ -59,6 +59,8 @@ pub type Explain = dyn Fn(&str, &str) -> Result<Value, String> + Send + Sync;
 pub struct Admin {
     /// The answer to `/config_dump`.
     pub dump: Box<dyn Fn() -> Value + Send + Sync>,
+    /// The answer to `/status`.
+    pub status: Box<dyn Fn() -> Value + Send + Sync>,
     /// The answer to `/explain`: source, destination → what would become of a connection.
     pub explain: Box<Explain>,
     /// The answer to `/debug/kernel`.
@@ -77,6 +79,7 @@ impl fmt::Debug for Admin {
 
 const INDEX: &str = "culvert-agent\n\
     GET  /config_dump            workloads, services, policies, certificates, pods, connections\n\
+    GET  /status                 how the agent is, and what is wrong\n\
     GET  /explain?source=NAMESPACE/POD&destination=ADDRESS:PORT   what would happen, and why\n\
     GET  /debug/kernel           how often each kernel program ended in each way\n\
     POST /logging[?level=LEVEL]  show or change the log level\n\
@@ -92,6 +95,7 @@ impl Admin {
         match (request.uri().path(), request.method()) {
             ("/", _) => text(StatusCode::OK, INDEX.into()),
             ("/config_dump", _) => json(&(self.dump)()),
+            ("/status", _) => json(&(self.status)()),
             ("/explain", _) => self.explained(request.uri().query().unwrap_or_default()),
             ("/debug/kernel", _) => {
                 let counters = (self.kernel)().into_iter();

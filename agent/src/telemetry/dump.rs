@@ -55,7 +55,7 @@ pub fn dump(view: &View<'_>) -> Value {
 }
 
 /// What this binary was made of.
-fn version() -> Value {
+pub fn version() -> Value {
     json!({
         "component": "culvert-agent",
         "version": env!("CARGO_PKG_VERSION"),

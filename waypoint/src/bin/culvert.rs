@@ -7,11 +7,13 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use culvert_waypoint::{
     admin::{encoded, get},
+    connections::{CONNECTIONS, connections},
+    status::{status, wrong},
     table::{Column, table},
 };
 use serde_json::Value;
 
-/// Look into the mesh: what an agent knows, and why a connection is allowed or denied. Run it on a
+/// Look into the mesh: how an agent is, what it knows, and why a connection is allowed or denied. Run it on a
 /// node (in its network namespace): it asks the agent's admin endpoint.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
@@ -44,6 +46,10 @@ enum Command {
         /// The destination: namespace/pod:port, a service's host name with a port, or address:port.
         destination: String,
     },
+    /// How the agent is, and what is wrong. Ends with 1 when something is.
+    Status,
+    /// The connections of this node's pods that are open now.
+    Connections,
     /// All pods that the agent knows.
     Workloads,
     /// All services that the agent knows.
@@ -90,7 +96,12 @@ const PEERS: &[Column] = &[
     ("PORTS", "ports"),
     ("DECLARED", "origin"),
 ];
-const CERTIFICATES: &[Column] = &[("IDENTITY", "identity"), ("STATE", "state")];
+const CERTIFICATES: &[Column] = &[
+    ("IDENTITY", "identity"),
+    ("STATE", "state"),
+    ("SERIAL", "certChain.0.serialNumber"),
+    ("EXPIRES", "certChain.0.expirationTime"),
+];
 const PROBLEMS: &[Column] = &[("WHERE", "at"), ("WHAT", "text")];
 
 fn main() -> ExitCode {
@@ -105,9 +116,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let lists: &[(&str, &[Column])] = match &arguments.command {
+        Command::Status => return show_status(arguments),
         Command::Explain { source, destination } => {
             return explain(arguments, source, destination);
         }
+        Command::Connections => &[("connections", CONNECTIONS)],
         Command::Workloads => &[("workloads", WORKLOADS)],
         Command::Services => &[("services", SERVICES)],
         Command::Policies => &[("policies", POLICIES), ("peerAuthentications", PEERS)],
@@ -117,13 +130,33 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let dump = get(arguments.agent, "/config_dump")?;
     let mut out = std::io::stdout();
     for (name, columns) in lists {
-        let rows = dump[*name].as_array().cloned().unwrap_or_default();
+        let rows = rows(&dump, name);
         match arguments.output {
             Output::Table => writeln!(out, "{}", table(columns, &rows).trim_end())?,
             Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?,
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn rows(dump: &Value, list: &str) -> Vec<Value> {
+    let all = || dump[list].as_array().into_iter().flatten();
+    match list {
+        "connections" => connections(dump),
+        // There PeerAuthentications stand once more, in the words of a policy.
+        "policies" => all().filter(|row| row["kind"] != "PeerAuthentication").cloned().collect(),
+        _ => all().cloned().collect(),
+    }
+}
+
+fn show_status(arguments: &Arguments) -> Result<ExitCode> {
+    let answer = get(arguments.agent, "/status")?;
+    let mut out = std::io::stdout();
+    match arguments.output {
+        Output::Table => write!(out, "{}", status(&answer))?,
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?,
+    }
+    Ok(if wrong(&answer).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn explain(arguments: &Arguments, source: &str, destination: &str) -> Result<ExitCode> {
