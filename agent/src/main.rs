@@ -5,6 +5,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use culvert_agent::app;
+use tikv_jemallocator::Jemalloc;
+
+/// It gives memory back a second after a burst; how is in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// The node agent of the Culvert service mesh: takes pods' connections, captured by the kernel,
 /// through mutually authenticated tunnels (HBONE, port 15008) to the agents of other nodes.

@@ -47,8 +47,9 @@ pub(crate) struct Found {
     pub nightly: Option<u32>,
 }
 
-const BASE: [(&str, &str); 3] = [
+const BASE: [(&str, &str); 4] = [
     ("gcc", "compiles the cryptography (aws-lc)"),
+    ("make", "builds the allocator (jemalloc)"),
     ("libc6-dev", "the C library's headers for it"),
     ("iproute2", "makes the network namespaces of lab and demo"),
 ];
