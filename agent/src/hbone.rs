@@ -7,7 +7,7 @@ pub mod client;
 mod handshake;
 pub mod headers;
 pub mod pool;
-mod record;
+pub mod record;
 mod secure;
 pub mod server;
 pub mod tunnel;

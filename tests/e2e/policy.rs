@@ -95,7 +95,12 @@ fn a_port_may_be_an_exception_from_strict() -> Result<()> {
     until("plaintext is refused", || {
         is_cut(&stranger.inside, mesh.server.at(80), b"hello").is_ok()
     });
-    ask(&mut stranger.inside.connect(mesh.server.at(8080))?, 1)
+    ask(&mut stranger.inside.connect(mesh.server.at(8080))?, 1)?;
+    for (port, allowed) in [(80, false), (8080, true)] {
+        let said = explained(&mesh.lab, "shop/stranger", &mesh.server.at(port).to_string())?;
+        assert_eq!(said["allowed"], allowed, "{port}: {said:#}");
+    }
+    Ok(())
 }
 
 /// A policy for all pods of the namespace.
@@ -134,6 +139,10 @@ fn allow_and_deny_by_principal_namespace_port_and_address() -> Result<()> {
     ] {
         mesh.lab.apply("policy.yaml", &policy(action, rule))?;
         until(&format!("{action} {rule}"), || passes(to) == on_80 && passes(other) == on_81);
+        for (address, allowed) in [(to, on_80), (other, on_81)] {
+            let said = explained(&mesh.lab, "shop/client", &address.to_string())?;
+            assert_eq!(said["allowed"], allowed, "{action} {rule} {address}: {said:#}");
+        }
     }
     let dump = mesh.a2.dump()?;
     let problems = dump["problems"].as_array().cloned().unwrap_or_default();

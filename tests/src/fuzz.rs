@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use culvert_agent::{
     config::Config,
-    hbone::{Authority, Baggage, Forwarded, TraceParent},
+    hbone::{Authority, Baggage, Forwarded, TraceParent, record},
     identity::{Identity, svid::claimed_identity},
     manifest::{Folder, Settings, compile},
 };
@@ -13,7 +13,7 @@ use culvert_agent::{
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("authority", authority),
     ("baggage", baggage),
     ("certificate", certificate),
@@ -21,6 +21,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("forwarded", forwarded),
     ("identity", identity),
     ("manifests", manifests),
+    ("records", records),
     ("traceparent", traceparent),
 ];
 
@@ -66,6 +67,18 @@ pub fn certificate(data: &[u8]) {
 /// The agent's configuration file.
 pub fn config(data: &[u8]) {
     let _ = str::from_utf8(data).map(Config::parse);
+}
+
+/// TLS records of a peer, and the messages that may stand in them behind a handshake.
+pub fn records(data: &[u8]) {
+    let mut rest = data;
+    while let Ok(Some(length)) = record::whole(rest) {
+        rest = &rest[length..];
+    }
+    let mut rest = data;
+    while let Ok(Some((_, length))) = record::message(rest) {
+        rest = &rest[length..];
+    }
 }
 
 /// A folder of manifests whose only file breaks, is repaired, and breaks again.

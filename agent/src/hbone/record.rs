@@ -12,41 +12,50 @@ const HEADER: usize = 5;
 /// What authenticates a record, behind it.
 const TAG: usize = 16;
 /// The most that one record carries (RFC 8446 §5.1).
-pub(super) const MAX_PLAINTEXT: usize = 1 << 14;
+pub const MAX_PLAINTEXT: usize = 1 << 14;
 /// The longest record after its header (RFC 8446 §5.2).
 const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 256;
 /// Records that one key protects, well below AES-GCM's bound of 2^24.5 (RFC 8446 §5.5).
-pub(super) const MAX_RECORDS: u64 = 1 << 24;
+pub const MAX_RECORDS: u64 = 1 << 24;
 /// The type that all protected records bear on the outside.
 const APPLICATION_DATA: u8 = 23;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
+pub enum Content {
+    /// An alert, or the goodbye.
     Alert,
+    /// Messages behind the handshake.
     Handshake,
+    /// What the application of TLS sends: HTTP/2.
     Data,
 }
 
 /// Why a record, or what is inside, cannot be taken. The connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadRecord {
+pub enum BadRecord {
+    /// Its type has no business here.
     #[error("a record of type {0} after the handshake")]
     Type(u8),
+    /// It says that it is longer than records are.
     #[error("a record that is too long")]
     Length,
+    /// It does not open.
     #[error("a record that was not sealed by the peer")]
     Seal,
+    /// A message that is none of those, or not formed as it should be.
     #[error("a handshake message that does not belong behind a handshake")]
     Message,
+    /// rustls agreed on something else than it was told to.
     #[error("no key of the suite that was agreed")]
     Suite,
+    /// The count of records is at its end.
     #[error("too many records under one key")]
     Exhausted,
 }
 
 /// The key of one direction, and how many records it has protected.
-pub(super) struct Key {
+pub struct Key {
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
@@ -60,9 +69,10 @@ impl std::fmt::Debug for Key {
 
 impl Key {
     /// The key that goes with `secrets`, after `sequence` records.
-    pub(super) fn new(
-        (sequence, secrets): (u64, ConnectionTrafficSecrets),
-    ) -> Result<Self, BadRecord> {
+    ///
+    /// # Errors
+    /// When they are of a suite that we do not offer.
+    pub fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, BadRecord> {
         let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
@@ -74,12 +84,15 @@ impl Key {
     }
 
     /// Records that it has protected.
-    pub(super) fn sequence(&self) -> u64 {
+    pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
     /// Opens a whole record in place; says what it is about, and where that stands.
-    pub(super) fn open(&mut self, record: &mut [u8]) -> Result<(Content, Range<usize>), BadRecord> {
+    ///
+    /// # Errors
+    /// When the peer did not seal it, or not as the next one.
+    pub fn open(&mut self, record: &mut [u8]) -> Result<(Content, Range<usize>), BadRecord> {
         let Some((header, sealed)) = record.split_first_chunk_mut::<HEADER>() else {
             return Err(BadRecord::Length);
         };
@@ -106,7 +119,10 @@ impl Key {
     }
 
     /// Seals the bytes in `parts`, at most [`MAX_PLAINTEXT`], as one record at the end of `out`.
-    pub(super) fn seal(
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn seal(
         &mut self,
         content: Content,
         parts: &[&[u8]],
@@ -153,7 +169,10 @@ impl Key {
 }
 
 /// The length of the record that `bytes` begin with, header included; `None` while it is not whole.
-pub(super) fn whole(bytes: &[u8]) -> Result<Option<usize>, BadRecord> {
+///
+/// # Errors
+/// When it says that it is longer than records are.
+pub fn whole(bytes: &[u8]) -> Result<Option<usize>, BadRecord> {
     let Some(header) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
     if length > MAX_CIPHERTEXT {
@@ -163,7 +182,7 @@ pub(super) fn whole(bytes: &[u8]) -> Result<Option<usize>, BadRecord> {
 }
 
 /// The first `limit` bytes of several pieces, in pieces.
-pub(super) fn gather<'a>(
+pub fn gather<'a>(
     pieces: &'a [IoSlice<'_>],
     mut skip: usize,
     mut limit: usize,
@@ -179,7 +198,7 @@ pub(super) fn gather<'a>(
 
 /// A message behind a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub enum Message {
     /// Means nothing to us: sessions are never resumed.
     Ticket,
     /// The peer's keys are new from the next record on; it may ask for the same of us.
@@ -190,7 +209,10 @@ pub(super) enum Message {
 }
 
 /// The message that `bytes` begin with, and its length; `None` while it is not whole.
-pub(super) fn message(bytes: &[u8]) -> Result<Option<(Message, usize)>, BadRecord> {
+///
+/// # Errors
+/// When it is none that may come behind a handshake.
+pub fn message(bytes: &[u8]) -> Result<Option<(Message, usize)>, BadRecord> {
     let Some([kind, a, b, c]) = bytes.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
     match kind {
