@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    discovery::{Service, Snapshot},
+    discovery::{Policies, Service, Snapshot, Workload},
     drain::Drain,
     flow::Direction,
     hbone::{
@@ -116,12 +116,19 @@ impl Inbound {
         relayed: impl Future<Output = Ended>,
     ) -> Result<Ended, Failure> {
         let mut snapshots = self.snapshot.clone();
+        let mut judged = None;
         tokio::pin!(relayed);
         loop {
             tokio::select! {
                 ended = &mut relayed => return Ok(ended),
                 Ok(()) = snapshots.changed() => {
-                    let verdict = authorize(&guard(&snapshots.borrow_and_update(), pod), asked);
+                    let snapshot = snapshots.borrow_and_update();
+                    let by = Grounds::of(&snapshot, pod);
+                    if judged.as_ref() == Some(&by) {
+                        continue;
+                    }
+                    let verdict = authorize(&guard(&snapshot, pod), asked);
+                    judged = Some(by);
                     if !verdict.is_allowed() {
                         return Err(Failure::new(Reason::Revoked, verdict));
                     }
@@ -289,6 +296,26 @@ pub fn describe(pod: &LocalPod, cluster: &str) -> Baggage {
         workload: Some(workload.workload_name.to_string()),
         service: Some(workload.canonical_name.to_string()),
         revision: Some(workload.canonical_revision.to_string()),
+    }
+}
+
+/// What a verdict is made of: the same objects give the same one.
+struct Grounds(Arc<Policies>, Option<Arc<Workload>>);
+
+impl Grounds {
+    fn of(snapshot: &Snapshot, pod: &LocalPod) -> Self {
+        Self(snapshot.policies().clone(), snapshot.workload(pod.uid()).cloned())
+    }
+}
+
+impl PartialEq for Grounds {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.1, &other.1) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same && Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

@@ -114,7 +114,8 @@ impl Outbound {
             let snapshot = self.snapshot.borrow().clone();
             let to = flow.destination;
             let hop = self.choose(&snapshot, pod, to, &tried)?;
-            if snapshot.is_partial() && hop.workload.is_none() && pod.is_mesh(to.ip()) {
+            let unknown = hop.workload.is_none() && hop.service.is_none();
+            if snapshot.is_partial() && unknown && pod.is_mesh(to.ip()) {
                 let text = format!("{} is of the mesh, but what describes it is damaged", to.ip());
                 return Err(Failure::new(Reason::NoRoute, text));
             }
@@ -186,7 +187,13 @@ impl Outbound {
         record.protocol = Protocol::Hbone;
         record.set_destination_address(address);
         record.authority = Some(head.authority.to_string());
-        let opened = self.open(pod, record.source_address(), (address, expected), head).await?;
+        let opened = self.open(pod, record.source_address(), (address, expected), head).await;
+        if let (Err(Failure { reason: Reason::Denied, .. }), [peer]) = (&opened, expected) {
+            // Who refuses has proven who it is.
+            record.source.identity = Some(pod.workload().identity.clone());
+            record.destination.identity = Some(peer.clone());
+        }
+        let opened = opened?;
         record.source.identity = Some(pod.workload().identity.clone());
         record.destination.identity = Some(opened.peer);
         Ok(Upstream::Tunnel(opened.tunnel))
@@ -214,9 +221,9 @@ impl Outbound {
         let peer = there.workload().identity.clone();
         let (source, target) = (flow.source, hop.endpoint);
         let caller = Caller { identity, source, target, service: hop.service.clone() };
-        let joined = inbound.join(there, caller).await.map_err(|failure| failure.as_told())?;
         record.source.identity = Some(pod.workload().identity.clone());
         record.destination.identity = Some(peer);
+        let joined = inbound.join(there, caller).await.map_err(|failure| failure.as_told())?;
         Ok(Upstream::Joined(Box::new(joined)))
     }
 

@@ -1,6 +1,10 @@
 //! Pure: snapshot + destination → where to dial, and whom to expect there.
 //! Never: dials, asks for certificates.
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use culvert_ebpf::abi::HBONE_PORT;
 
@@ -140,8 +144,23 @@ impl From<'_> {
             return self.to_workload(workload, destination, choice).map(service_is);
         }
         let client = self.client.map(|client| &**client);
-        let chosen = endpoint::of_service(self.snapshot, service, (client, destination), choice)?;
-        self.to_workload(Some(chosen.0), chosen.1, choice).map(service_is)
+        match endpoint::of_service(self.snapshot, service, (client, destination), choice) {
+            Ok((to, at)) => self.to_workload(Some(to), at, choice).map(service_is),
+            Err(Error::NoEndpoint { .. }) if self.has_outsiders(service) => {
+                self.to_workload(None, destination, choice).map(service_is)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether behind the service there are endpoints that the mesh cannot know: processes of nodes,
+    /// machines that only slices name. Then, as without a mesh, the node's own rules find them.
+    fn has_outsiders(&self, service: &Service) -> bool {
+        let on_node = |uid| self.snapshot.workload(uid).is_some_and(|w| w.addresses.is_empty());
+        let unknown = |address: &IpAddr| self.snapshot.workload_at(*address).is_none();
+        !self.snapshot.is_partial()
+            && (service.endpoints.keys().any(|uid| on_node(uid))
+                || service.named.iter().any(unknown))
     }
 
     fn to_address(&self, destination: SocketAddr, choice: &Choice<'_>) -> Result<NextHop, Error> {

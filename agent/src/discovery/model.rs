@@ -100,6 +100,8 @@ pub struct Service {
     pub distribution: Distribution,
     /// Workloads behind it (by uid), with the target port of each service port there.
     pub endpoints: BTreeMap<Arc<str>, Target>,
+    /// Addresses of endpoints that slices name: some may be none of the mesh's.
+    pub named: Vec<IpAddr>,
     /// Where it was declared.
     pub origin: Origin,
 }

@@ -136,14 +136,24 @@ impl Snapshot {
         self.by_address.contested()
     }
 
+    /// Addresses and host names that several services claim, with those, of which the first counts.
+    pub fn contested_services(&self) -> impl Iterator<Item = (String, Vec<&Arc<Service>>)> {
+        let vips = self.by_vip.contested().map(|(vip, all)| (vip.to_string(), all));
+        vips.chain(self.by_name.contested().map(|(name, all)| (name.to_string(), all)))
+    }
+
     /// The workload with this uid.
     pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
         self.workloads.get(uid)
     }
 
-    /// The service with this address, or within the narrowest of whose ranges it is.
+    /// The service with this address; for one that is no workload's, the service within the narrowest
+    /// of whose ranges it is.
     pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
         let within = || {
+            if self.by_address.get(&vip).is_some() {
+                return None;
+            }
             let around = self.by_range.iter().filter(|(range, _)| range.contains(&vip));
             around.max_by_key(|(range, _)| range.prefix_len()).map(|(_, service)| service)
         };
@@ -209,8 +219,10 @@ impl Snapshot {
     }
 }
 
-/// The name under which a service claims what there is one of.
+/// The name under which a service claims what there is one of: what Kubernetes assigned comes before
+/// what a ServiceEntry says.
 fn claimant(service: &Service) -> Arc<str> {
     let Service { namespace, name, hostname, origin, .. } = service;
-    format!("{namespace}/{name}/{hostname}/{origin}").into()
+    let is_entry = !hostname.starts_with(&format!("{name}.{namespace}.svc."));
+    format!("{}/{namespace}/{name}/{hostname}/{origin}", u8::from(is_entry)).into()
 }

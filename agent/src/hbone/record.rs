@@ -145,12 +145,17 @@ impl Key {
         });
         let nonce = self.nonce();
         let plain = &mut out[start..];
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::from(header), plain)
-            .map_err(|_| BadRecord::Seal)?;
-        out.put_slice(tag.as_ref());
-        self.count()
+        match self.key.seal_in_place_separate_tag(nonce, Aad::from(header), plain) {
+            Ok(tag) => {
+                out.put_slice(tag.as_ref());
+                self.count()
+            }
+            Err(_) => {
+                // Nothing that is not sealed may be sent.
+                out.truncate(start - HEADER);
+                Err(BadRecord::Seal)
+            }
+        }
     }
 
     /// RFC 8446 §5.3.

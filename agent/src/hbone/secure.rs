@@ -30,8 +30,8 @@ const SMALLEST_READ: usize = 4 << 10;
 const LARGEST_READ: usize = 128 << 10;
 /// Sealed bytes that wait for the socket before no more are taken.
 const MOST_UNSENT: usize = 128 << 10;
-/// A buffer of this size is kept when it is empty.
-const KEPT: usize = 4 << 10;
+/// Records in a row that may carry no data.
+const MOST_IDLE: u32 = 256;
 
 /// What makes new keys of old ones (RFC 8446 §7.2).
 pub(super) enum Updates {
@@ -78,6 +78,10 @@ pub(super) struct SecureStream {
     said_goodbye: bool,
     /// An answer to a key update waits to be sent.
     answering: bool,
+    /// Records since the last one with data.
+    idle: u32,
+    /// Records that one key seals.
+    most_records: u64,
 }
 
 impl std::fmt::Debug for SecureStream {
@@ -108,6 +112,8 @@ impl SecureStream {
             ended: false,
             said_goodbye: false,
             answering: false,
+            idle: 0,
+            most_records: MAX_RECORDS,
         })
     }
 
@@ -145,7 +151,13 @@ impl SecureStream {
     /// Opens the record of `length` bytes that the wire begins with.
     fn take(&mut self, length: usize) -> io::Result<()> {
         let (content, at) = self.receive.open(&mut self.wire[..length]).map_err(bad)?;
+        self.idle = if content == Content::Data && !at.is_empty() { 0 } else { self.idle + 1 };
+        if self.idle > MOST_IDLE {
+            return Err(bad(BadRecord::Exhausted));
+        }
         match content {
+            // Messages are not interleaved with data (RFC 8446 §5.1).
+            Content::Data if !self.messages.is_empty() => return Err(bad(BadRecord::Message)),
             Content::Data => self.opened = Some((at, length)),
             Content::Handshake => {
                 self.messages.extend_from_slice(&self.wire[at]);
@@ -244,9 +256,7 @@ impl SecureStream {
         }
         if self.out.is_empty() {
             self.answering = false;
-            if self.out.capacity() > KEPT {
-                self.out = BytesMut::new();
-            }
+            self.out = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -257,7 +267,7 @@ impl SecureStream {
         let length = all.min(MOST_UNSENT);
         self.out.reserve(length + (length / MAX_PLAINTEXT + 1) * 32);
         for start in (0..length).step_by(MAX_PLAINTEXT) {
-            if self.send.sequence() >= MAX_RECORDS {
+            if self.send.sequence() >= self.most_records {
                 self.renew_keys()?;
             }
             let end = MAX_PLAINTEXT.min(length - start);

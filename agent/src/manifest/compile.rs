@@ -137,6 +137,13 @@ impl Compiler {
                 text: format!("address {address} is that of {} too ({})", first.uid, first.origin),
             }));
         }
+        for (what, claimants) in self.snapshot.contested_services() {
+            let Some((first, others)) = claimants.split_first() else { continue };
+            problems.extend(others.iter().map(|other| Problem {
+                origin: other.origin.clone(),
+                text: format!("{what} is that of {} too ({})", first.hostname, first.origin),
+            }));
+        }
         self.snapshot.set_problems(problems, folder.is_partial());
         self.snapshot.clone()
     }

@@ -232,13 +232,20 @@ fn parse(path: &Arc<str>, text: &str, last: &File) -> File {
     file
 }
 
-/// Whether a document that cannot be read may be a policy: unless it says that it is something else.
+/// Whether a document that cannot be read may be a policy, or have one in it: unless all that it says
+/// of kinds is that they are others.
 fn may_be_policy(document: &str) -> bool {
-    let kind = document.lines().find_map(|line| line.strip_prefix("kind:"));
-    kind.is_none_or(|kind| {
-        matches!(kind.trim(), "" | POLICY | PEER)
-            || kind.contains(['{', '[', '&', '*', '!', '|', '>', '"', '\''])
-    })
+    let kind = |line: &str| {
+        let line = line.trim_start_matches([' ', '\t', '-']);
+        line.strip_prefix("kind:").map(|kind| kind.trim().to_owned())
+    };
+    let kinds: Vec<_> = document.lines().filter_map(kind).collect();
+    let may_be = |kind: &String| {
+        matches!(kind.as_str(), "" | POLICY | PEER)
+            || kind.ends_with("List")
+            || kind.contains(['{', '[', '&', '*', '!', '|', '>', '"', '\'', ','])
+    };
+    kinds.is_empty() || kinds.iter().any(may_be)
 }
 
 /// Splits at lines that are `---`; each part with the number of its first line that says something.

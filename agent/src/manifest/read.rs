@@ -23,6 +23,9 @@ use crate::{discovery::Snapshot, drain::Drain, origin::Problem};
 /// Changes that come within this time are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
+/// Pause before a folder that could not be listed is listed again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Why a folder cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,6 +58,7 @@ pub async fn watch(
         compiler: Compiler::new(settings),
         folder: Folder::default(),
         known: HashSet::new(),
+        failed: false,
     };
     let found = contents(directory).map_err(|error| Error::Folder(directory.into(), error))?;
     let changes = reader.folder.update(found);
@@ -78,6 +82,11 @@ pub async fn watch(
                 return;
             };
             reader = back;
+            if std::mem::take(&mut reader.failed) {
+                touched.whole.store(true, Ordering::Relaxed);
+                tokio::time::sleep(RETRY).await;
+                touched.changed.notify_one();
+            }
             if let Some(snapshot) = snapshot {
                 sender.send_replace(Arc::new(snapshot));
             }
@@ -139,6 +148,8 @@ struct Reader {
     compiler: Compiler,
     folder: Folder,
     known: HashSet<Problem>,
+    /// The folder could not be listed.
+    failed: bool,
 }
 
 impl Reader {
@@ -153,6 +164,7 @@ impl Reader {
                 Ok(contents) => self.folder.update(contents),
                 Err(error) => {
                     tracing::warn!(%error, directory = %self.directory.display(), "cannot list the manifests: the last good state stays");
+                    self.failed = true;
                     return None;
                 }
             },

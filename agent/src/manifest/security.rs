@@ -59,12 +59,16 @@ struct RuleSpec {
 #[serde(default)]
 struct From {
     source: BTreeMap<String, Value>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 struct To {
     operation: BTreeMap<String, Value>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -73,6 +77,8 @@ struct When {
     key: String,
     values: Vec<String>,
     not_values: Vec<String>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 /// A PeerAuthentication.
@@ -98,6 +104,9 @@ struct PeerSpec {
 struct Mtls {
     mode: String,
 }
+
+/// Fields by name.
+type Fields = BTreeMap<String, Value>;
 
 /// Gathers what was not understood, for the report.
 struct Report<'a> {
@@ -166,8 +175,8 @@ pub(super) fn policy(
 fn compile_rule(spec: &RuleSpec, namespace: &str) -> Rule {
     let mut rule = Rule::default();
     rule.unsupported.extend(spec.rest.keys().cloned());
-    let from: Vec<_> = spec.from.iter().map(|from| &from.source).collect();
-    let to: Vec<_> = spec.to.iter().map(|to| &to.operation).collect();
+    let from: Vec<_> = spec.from.iter().map(|from| (&from.source, &from.rest)).collect();
+    let to: Vec<_> = spec.to.iter().map(|to| (&to.operation, &to.rest)).collect();
     for (group, alternatives) in [("from.source", from), ("to.operation", to)] {
         if !alternatives.is_empty() {
             let clause = clause(group, &alternatives, namespace, &mut rule.unsupported);
@@ -175,6 +184,9 @@ fn compile_rule(spec: &RuleSpec, namespace: &str) -> Rule {
         }
     }
     for when in &spec.when {
+        if when.values.is_empty() && when.not_values.is_empty() || !when.rest.is_empty() {
+            rule.unsupported.push(format!("when.{} without values, or with others", when.key));
+        }
         for (negative, values) in [(false, &when.values), (true, &when.not_values)] {
             match when_test(&when.key, values, namespace) {
                 _ if values.is_empty() => {}
@@ -193,13 +205,14 @@ fn compile_rule(spec: &RuleSpec, namespace: &str) -> Rule {
 /// allows, and denies by the rest. One that asks nothing at all is none, as in Istio.
 fn clause(
     group: &str,
-    sources: &[&BTreeMap<String, Value>],
+    sources: &[(&Fields, &Fields)],
     namespace: &str,
     unsupported: &mut Vec<String>,
 ) -> Clause {
     let mut alternatives = Vec::new();
-    for fields in sources.iter().filter(|fields| !fields.is_empty()) {
+    for (fields, rest) in sources.iter().filter(|(a, b)| !a.is_empty() || !b.is_empty()) {
         let (mut conditions, mut unknown) = (Vec::new(), Vec::new());
+        unknown.extend(rest.keys().map(|field| format!("{field} beside {group}")));
         for (field, value) in *fields {
             let known = test(group, field, value, namespace);
             unknown.extend(known.is_none().then(|| format!("{group}.{field}")));
@@ -442,5 +455,22 @@ mod tests {
                 "{spec}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_misspelt_never_allows_and_is_reported() {
+        for spec in [
+            "rules: [{from: [{principals: [x]}]}]",
+            "rules: [{to: [{ports: ['80']}]}]",
+            "rules: [{when: [{key: source.ip}]}]",
+            "rules: [{when: [{key: source.namespace, value: [x]}]}]",
+        ] {
+            let (policy, problems) = policy_of(spec);
+            assert!(!policy.rules[0].unsupported.is_empty(), "{spec}");
+            assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
+        }
+        // Of a DENY what is left decides: here everything.
+        let (deny, _) = policy_of("action: DENY\nrules: [{from: [{principals: [x]}]}]");
+        assert_eq!(deny.rules[0].clauses[0].alternatives, [vec![]]);
     }
 }

@@ -143,7 +143,10 @@ impl Enrolment {
         let attachment = Attachment::open(&settings)?;
         let maps = Arc::new(Maps::open(&versioned(&settings.pin))?);
         maps.set_node(listener::node_cookie(&maps)?)?;
-        maps.set_capture_all(capture_all)?;
+        // An earlier agent may have captured all for want of room: that ends with the first whole sync.
+        if capture_all {
+            maps.set_capture_all(true)?;
+        }
         let slots = maps.slots()?;
         let pods = HashMap::new();
         Ok(Self {
@@ -247,7 +250,9 @@ impl Enrolment {
                 "more destinations than the kernel has room for: every connection of enrolled pods is captured"
             );
             self.crowded = crowded;
-            self.maps.set_capture_all(self.capture_all || crowded)?;
+        }
+        if crowded {
+            self.maps.set_capture_all(true)?;
         }
         let (earlier, whole) = (self.synced.take(), !snapshot.is_partial());
         let same_kind = |earlier: &Snapshot| earlier.is_partial() != whole;
@@ -263,6 +268,7 @@ impl Enrolment {
             None => self.maps.sync_mesh(&snapshot.addresses().collect(), whole)?,
         }
         self.maps.sync_prefixes(snapshot.ranges(), whole)?;
+        self.maps.set_capture_all(self.capture_all)?;
         self.synced = Some(snapshot.clone());
         Ok(())
     }

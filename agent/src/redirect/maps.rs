@@ -193,7 +193,9 @@ impl Maps {
 
     /// Whether the address is captured.
     pub(super) fn is_mesh(&self, address: IpAddr) -> bool {
-        self.tables().mesh.get(&addresses::key(address), 0).is_ok()
+        let (tables, key) = (self.tables(), addresses::key(address));
+        let within = || tables.prefixes.get(&lpm_trie::Key::new(128, key), 0).is_ok();
+        tables.mesh.get(&key, 0).is_ok() || within()
     }
 
     /// Says whether an address is captured.

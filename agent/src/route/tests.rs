@@ -52,6 +52,16 @@ const MORE: &str = r"
 ---
 {kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: db, namespace: shop}, spec: {hosts: [db.io], addresses: [10.97.0.1], ports: [{number: 1, targetPort: 2}], resolution: STATIC, endpoints: [{address: 192.0.2.7, weight: 3}, {address: 192.0.2.8}]}}
 ---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: greedy, namespace: shop}, spec: {hosts: [greedy.io], addresses: [10.1.0.0/16], ports: [{number: 9}], resolution: NONE}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: exporter, namespace: shop, labels: {app: exporter}}, spec: {hostNetwork: true}, status: {podIP: 172.31.0.1}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: exporter, namespace: shop}, spec: {clusterIP: 10.96.0.18, selector: {app: exporter}, ports: [{port: 80}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: kubernetes, namespace: shop}, spec: {clusterIP: 10.96.0.19, ports: [{port: 443}]}}
+---
+{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: kubernetes, namespace: shop, labels: {kubernetes.io/service-name: kubernetes}}, endpoints: [{addresses: [172.31.0.1]}], ports: [{port: 6443}]}
+---
 {kind: Pod, apiVersion: v1, metadata: {name: near-0, namespace: shop}, spec: {nodeName: n1, serviceAccountName: near}, status: {podIP: 10.1.0.18}}
 ---
 {kind: Pod, apiVersion: v1, metadata: {name: near-1, namespace: shop}, spec: {nodeName: n1, serviceAccountName: near}, status: {podIP: 10.1.0.19}}
@@ -198,6 +208,12 @@ fn what_must_be_passed_is_passed_and_what_is_near_is_joined() {
         ("web", "10.97.0.1:1", true, "plain 192.0.2.7:2".into()),
         ("near-0", "10.1.0.19:80", true, "joined 10.1.0.19:80".into()),
         ("near-0", "10.1.0.19:80", false, "tunnel 10.1.0.19:80 via 10.1.0.19:15008 as near".into()),
+        // A range of somebody's does not swallow the addresses of pods.
+        ("web", "10.1.0.2:9", true, "tunnel 10.1.0.2:9 via 10.1.0.2:15008 as cart".into()),
+        ("web", "10.1.99.9:9", true, "plain 10.1.99.9:9".into()),
+        // What runs on a node, or only a slice knows, is found by the node's own rules.
+        ("web", "10.96.0.18:80", true, "plain 10.96.0.18:80".into()),
+        ("web", "10.96.0.19:443", true, "plain 10.96.0.19:443".into()),
         // Pods of which nobody says where they run are near to nobody.
         ("web", "10.1.0.3:80", true, "tunnel 10.1.0.3:80 via 10.1.0.3:15008 as cart".into()),
     ] {

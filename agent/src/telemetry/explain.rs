@@ -68,13 +68,22 @@ pub fn explain(
 
 /// A client outside the mesh dials by itself.
 fn direct(snapshot: &Snapshot, endpoint: SocketAddr) -> NextHop {
+    // One of a service's endpoints, as the node's own rules would choose.
+    let choice = Choice { tried: &[], load: &|_| 0, random: 0, join: false };
+    if let Ok(hop @ NextHop { via: Via::Tunnel { .. } | Via::Plain, service: Some(_), .. }) =
+        route::next_hop(snapshot, "", endpoint, &choice)
+    {
+        return NextHop { via: Via::Plain, ..hop };
+    }
     let workload = snapshot.workload_at(endpoint.ip()).cloned();
     NextHop { via: Via::Plain, endpoint, workload, service: None }
 }
 
 /// Policies are asked where the connection arrives, if that is a pod of the mesh.
 fn judged(snapshot: &Snapshot, client: &Workload, hop: &NextHop) -> Verdict {
-    let server = hop.workload.as_ref().filter(|workload| workload.protocol == Protocol::Hbone);
+    // What a pod says to itself never leaves it.
+    let other = hop.workload.as_ref().filter(|workload| workload.uid != client.uid);
+    let server = other.filter(|workload| workload.protocol == Protocol::Hbone);
     let guard = server.map(|server| snapshot.guard(server)).unwrap_or_default();
     let same = |address: &&IpAddr| address.is_ipv4() == hop.endpoint.is_ipv4();
     let address = client.addresses.iter().find(same).or_else(|| client.addresses.first());

@@ -179,8 +179,11 @@ impl Facts {
                 (Some(Waypoint { destination, port }), None)
             }
             Ok(_) => (None, None),
-            // What nobody knows is taken for one that is for services.
-            Err(_) if kind == Kind::Workload && !own => (None, None),
+            // What nobody knows is taken for one that is for services, unless it may stand in a damaged
+            // file.
+            Err(_) if kind == Kind::Workload && !own && !self.may_serve_workloads(&name, &home) => {
+                (None, None)
+            }
             Err(text) => {
                 let destination = WaypointDestination::Host(format!("{home}/{name}").into());
                 let waypoint = Waypoint { destination, port: culvert_ebpf::abi::HBONE_PORT };
@@ -188,6 +191,11 @@ impl Facts {
                 (Some(waypoint), own.then_some(text))
             }
         }
+    }
+
+    fn may_serve_workloads(&self, name: &str, home: &str) -> bool {
+        let gateway = self.gateways.get(&(home.to_owned(), name.to_owned()));
+        gateway.map_or(self.partial, |gateway| gateway.is_for(Kind::Workload))
     }
 
     fn admitted(&self, name: &str, home: &str, namespace: &str) -> Result<&Gateway, String> {

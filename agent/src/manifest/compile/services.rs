@@ -337,6 +337,7 @@ fn kubernetes(
         waypoint,
         ports: ports.map(|p| ServicePort { name: p.name.as_str().into(), port: p.port }).collect(),
         distribution,
+        named: behind.addresses(),
         endpoints: Endpoints::new(),
         origin: origin.clone(),
     };
@@ -419,17 +420,18 @@ fn entry_of(
             ranges: ranges.clone(),
             passthrough,
             waypoint: waypoint.clone(),
-            ports: spec
-                .ports
-                .iter()
-                .map(|p| ServicePort { name: p.name.as_str().into(), port: p.number })
-                .collect(),
+            ports: spec.ports.iter().map(service_port).collect(),
             distribution: Distribution::Any,
+            named: Vec::new(),
             endpoints: endpoints.clone(),
             origin: origin.clone(),
         })
     };
     Ok(Compiled { services: spec.hosts.iter().map(service).collect(), behind, machines })
+}
+
+fn service_port(port: &objects::EntryPort) -> ServicePort {
+    ServicePort { name: port.name.as_str().into(), port: port.number }
 }
 
 fn entry_port(port: &objects::EntryPort) -> PortSpec {
