@@ -460,17 +460,18 @@ mod tests {
     #[test]
     fn what_is_misspelt_never_allows_and_is_reported() {
         for spec in [
-            "rules: [{from: [{principals: [x]}]}]",
-            "rules: [{to: [{ports: ['80']}]}]",
-            "rules: [{when: [{key: source.ip}]}]",
-            "rules: [{when: [{key: source.namespace, value: [x]}]}]",
+            r#"{"rules": [{"from": [{"principals": ["x"]}]}]}"#,
+            r#"{"rules": [{"to": [{"ports": ["80"]}]}]}"#,
+            r#"{"rules": [{"when": [{"key": "source.ip"}]}]}"#,
+            r#"{"rules": [{"when": [{"key": "source.namespace", "value": ["x"]}]}]}"#,
         ] {
             let (policy, problems) = policy_of(spec);
             assert!(!policy.rules[0].unsupported.is_empty(), "{spec}");
             assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
         }
         // Of a DENY what is left decides: here everything.
-        let (deny, _) = policy_of("action: DENY\nrules: [{from: [{principals: [x]}]}]");
+        let (deny, _) =
+            policy_of(r#"{"action": "DENY", "rules": [{"from": [{"principals": ["x"]}]}]}"#);
         assert_eq!(deny.rules[0].clauses[0].alternatives, [vec![]]);
     }
 }
