@@ -23,7 +23,7 @@ use crate::{
     outbound::Outbound,
     redirect::{self, Arrival, Captured, Enrolment, LocalPod, LocalPods},
     relay,
-    route::Loads,
+    route::{Choice, Loads},
     telemetry::{
         Reason, Record, Telemetry,
         admin::{self, Admin, Readiness},
@@ -301,10 +301,11 @@ impl Operators<'_> {
         self.observe(enrolment, self.pods.clone());
         let join = self.config.same_node == SameNode::Direct;
         let (dump, status) = (self.dump()?, self.status(enrolment, readiness.clone()));
-        let (explained, stop) = (self.snapshot, quit.clone());
+        let (explained, is_held, stop) = (self.snapshot, enrolment.mesh(), quit.clone());
         let admin = Arc::new(Admin {
             explain: Box::new(move |source, destination| {
-                explain(&explained.borrow(), join, (source, destination))
+                let choice = Choice { join, is_held: &is_held, ..Choice::default() };
+                explain(&explained.borrow(), &choice, (source, destination))
             }),
             dump: Box::new(dump),
             status: Box::new(status),

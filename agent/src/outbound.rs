@@ -24,6 +24,8 @@ use crate::{
 const REFUSALS_BORNE: Duration = Duration::from_secs(3);
 /// Endpoints of a service that are skipped for one connection.
 const MOST_SKIPPED: usize = 4;
+/// For how long an endpoint may keep silent while there are others.
+const SILENCE_BORNE: Duration = Duration::from_secs(2);
 /// Pause before such an agent is asked again; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest such pause.
@@ -114,28 +116,23 @@ impl Outbound {
             let snapshot = self.snapshot.borrow().clone();
             let to = flow.destination;
             let hop = self.choose(&snapshot, pod, to, &tried)?;
-            let unknown = hop.workload.is_none() && hop.service.is_none();
-            if snapshot.is_partial() && unknown && pod.is_mesh(to.ip()) {
-                let text = format!("{} is of the mesh, but what describes it is damaged", to.ip());
-                return Err(Failure::new(Reason::NoRoute, text));
-            }
             record.service.clone_from(&hop.service);
             record.destination.workload.clone_from(&hop.workload);
             let load = hop.workload.as_ref().map(|workload| self.loads.open(&workload.uid));
-            let failure = match self.dial(pod, flow, &hop, record).await {
+            let patience = if hop.others { SILENCE_BORNE } else { Duration::MAX };
+            let dialled = timeout(patience, self.dial(pod, flow, &hop, record)).await;
+            let failure = match dialled.unwrap_or_else(|_| Err(silent(&hop))) {
                 Ok(reached) => return Ok((reached, load)),
                 Err(failure) => failure,
             };
-            if let Some(workload) =
-                hop.workload.as_ref().filter(|_| failure.reason.is_endpoints_own())
-            {
+            let own = failure.reason.is_endpoints_own();
+            if let Some(workload) = hop.workload.as_ref().filter(|_| own) {
                 self.loads.failed(&workload.uid, clock::now());
                 tried.push(workload.uid.clone());
             }
             let refused = failure.reason == Reason::ConnectRefused && hop.via != Via::Plain;
             let patient = clock::now().saturating_duration_since(began) < REFUSALS_BORNE;
-            let others = || self.choose(&snapshot, pod, to, &tried).is_ok_and(|h| h.is_new(&tried));
-            if failure.reason.is_endpoints_own() && tried.len() <= MOST_SKIPPED && others() {
+            if own && tried.len() <= MOST_SKIPPED && hop.others {
                 record.skip(hop.endpoint, failure.reason);
             } else if refused && patient {
                 tokio::time::sleep(pause).await;
@@ -157,7 +154,8 @@ impl Outbound {
         let now = clock::now();
         let load = |uid: &str| self.loads.of(uid, now);
         let join = self.joining.is_some();
-        let choice = Choice { tried, load: &load, random: rand::random(), join };
+        let is_held = &|address| pod.is_mesh(address);
+        let choice = Choice { tried, load: &load, random: rand::random(), join, is_held };
         route::next_hop(snapshot, pod.uid(), to, &choice)
     }
 
@@ -188,15 +186,17 @@ impl Outbound {
         record.set_destination_address(address);
         record.authority = Some(head.authority.to_string());
         let opened = self.open(pod, record.source_address(), (address, expected), head).await;
-        if let (Err(Failure { reason: Reason::Denied, .. }), [peer]) = (&opened, expected) {
+        let proven = match (&opened, expected) {
+            (Ok(opened), _) => Some(opened.peer.clone()),
             // Who refuses has proven who it is.
+            (Err(Failure { reason: Reason::Denied, .. }), [peer]) => Some(peer.clone()),
+            (Err(_), _) => None,
+        };
+        if let Some(peer) = proven {
             record.source.identity = Some(pod.workload().identity.clone());
-            record.destination.identity = Some(peer.clone());
+            record.destination.identity = Some(peer);
         }
-        let opened = opened?;
-        record.source.identity = Some(pod.workload().identity.clone());
-        record.destination.identity = Some(opened.peer);
-        Ok(Upstream::Tunnel(opened.tunnel))
+        Ok(Upstream::Tunnel(opened?.tunnel))
     }
 
     /// Delivers to another pod of this node. One that is not enrolled, or not any more, is as one
@@ -257,6 +257,11 @@ impl Outbound {
             trace: TraceParent::new(rand::random()),
         }
     }
+}
+
+fn silent(hop: &NextHop) -> Failure {
+    let text = format!("{} kept silent for {SILENCE_BORNE:?}", hop.endpoint);
+    Failure::new(Reason::ConnectTimeout, text)
 }
 
 /// Outside the mesh, or back to the pod itself: no tunnel.

@@ -9,7 +9,7 @@ use std::{
 use culvert_ebpf::abi::HBONE_PORT;
 
 use crate::{
-    discovery::{Protocol, Service, Snapshot, Waypoint, WaypointDestination, Workload},
+    discovery::{Outsider, Protocol, Service, Snapshot, Waypoint, WaypointDestination, Workload},
     identity::Identity,
 };
 
@@ -18,6 +18,8 @@ pub mod load;
 
 pub use endpoint::Choice;
 pub use load::{Load, Loads};
+
+use endpoint::Chosen;
 
 /// Where a connection goes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +32,8 @@ pub struct NextHop {
     pub workload: Option<Arc<Workload>>,
     /// The service that was dialled, if it was one.
     pub service: Option<Arc<Service>>,
-}
-
-impl NextHop {
-    /// Whether it leads to a workload that was not tried yet.
-    pub fn is_new(&self, tried: &[Arc<str>]) -> bool {
-        self.workload.as_ref().is_some_and(|workload| !tried.contains(&workload.uid))
-    }
+    /// Whether others could take the connection, if this one does not.
+    pub others: bool,
 }
 
 /// How a hop is reached.
@@ -89,6 +86,9 @@ pub enum Error {
         /// The waypoint.
         waypoint: String,
     },
+    /// The kernel holds the address for one of the mesh's, and what describes it cannot be read.
+    #[error("{0} is of the mesh, but what describes it is damaged")]
+    Damaged(IpAddr),
     /// The endpoint is in another network.
     #[error("{of} is in network {network:?}, and gateways to other networks are not spoken yet")]
     OtherNetwork {
@@ -145,22 +145,31 @@ impl From<'_> {
         }
         let client = self.client.map(|client| &**client);
         match endpoint::of_service(self.snapshot, service, (client, destination), choice) {
-            Ok((to, at)) => self.to_workload(Some(to), at, choice).map(service_is),
-            Err(Error::NoEndpoint { .. }) if self.has_outsiders(service) => {
+            Ok(Chosen { workload, at, others }) => {
+                let hop = self.to_workload(Some(workload), at, choice)?;
+                Ok(NextHop { others, ..service_is(hop) })
+            }
+            Err(Error::NoEndpoint { .. }) if self.has_only_outsiders(service) => {
                 self.to_workload(None, destination, choice).map(service_is)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Whether behind the service there are endpoints that the mesh cannot know: processes of nodes,
-    /// machines that only slices name. Then, as without a mesh, the node's own rules find them.
-    fn has_outsiders(&self, service: &Service) -> bool {
-        let on_node = |uid| self.snapshot.workload(uid).is_some_and(|w| w.addresses.is_empty());
-        let unknown = |address: &IpAddr| self.snapshot.workload_at(*address).is_none();
+    /// Whether behind the service there is nobody of the mesh, but somebody that it cannot know:
+    /// processes of nodes, machines that only slices name. Then, as without a mesh, the node's own
+    /// rules find them. A pod that is not known yet is none of those: it may be of the mesh.
+    fn has_only_outsiders(&self, service: &Service) -> bool {
+        let workload = |uid: &str| self.snapshot.workload(uid);
+        let on_node = |uid: &str| workload(uid).is_some_and(|w| w.addresses.is_empty());
+        let outsider = |of: &Outsider| match of {
+            Outsider::Address(address) => self.snapshot.workload_at(*address).is_none(),
+            Outsider::Pod(uid) => on_node(uid),
+        };
         !self.snapshot.is_partial()
-            && (service.endpoints.keys().any(|uid| on_node(uid))
-                || service.named.iter().any(unknown))
+            && service.endpoints.keys().all(|uid| on_node(uid))
+            && service.outsiders.iter().all(outsider)
+            && !(service.endpoints.is_empty() && service.outsiders.is_empty())
     }
 
     fn to_address(&self, destination: SocketAddr, choice: &Choice<'_>) -> Result<NextHop, Error> {
@@ -171,6 +180,10 @@ impl From<'_> {
             && *to.uid != *self.source
         {
             return self.to_waypoint(waypoint, (&to.uid, destination), choice);
+        }
+        let address = destination.ip();
+        if workload.is_none() && self.snapshot.is_partial() && (choice.is_held)(address) {
+            return Err(Error::Damaged(address));
         }
         self.to_workload(workload, destination, choice)
     }
@@ -189,12 +202,13 @@ impl From<'_> {
     ) -> Result<NextHop, Error> {
         let members = endpoint::of_waypoint(self.snapshot, waypoint);
         let client = self.client.map(|client| &**client);
-        let (workload, address) = endpoint::closest(members, client, choice).ok_or_else(|| {
+        let chosen = endpoint::closest(members, client, choice).ok_or_else(|| {
             Error::NoWaypoint { of: of.clone(), waypoint: waypoint.destination.to_string() }
         })?;
+        let Chosen { workload, at: address, others } = chosen;
         self.same_network(&workload)?;
         let via = Via::Waypoint { address, expected: vec![workload.identity.clone()] };
-        Ok(NextHop { via, endpoint: destination, workload: Some(workload), service: None })
+        Ok(NextHop { via, endpoint: destination, workload: Some(workload), service: None, others })
     }
 
     fn to_workload(
@@ -210,7 +224,7 @@ impl From<'_> {
             }
             Some(_) | None => Via::Plain,
         };
-        Ok(NextHop { via, endpoint, workload, service: None })
+        Ok(NextHop { via, endpoint, workload, service: None, others: false })
     }
 
     fn way_to(&self, to: &Workload, endpoint: SocketAddr, choice: &Choice<'_>) -> Via {

@@ -1,20 +1,18 @@
 //! What goes in comes out: much of it, many at a time, half-closed, reset, spoken by the server first.
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{Read, Write},
     net::{Shutdown, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use e2e::{Factory, Lab, until};
-use socket2::SockRef;
 
-use crate::mesh::{Mesh, ask, echo, is_cut, joined, pod, say};
+use crate::mesh::{Mesh, ask, echo, ends_alone, is_cut, joined, pod, resets, say, stalls};
 
 const GIB: usize = 1 << 30;
 /// Prime, so that a lost or doubled buffer of any round size shows.
@@ -127,15 +125,7 @@ fn each_direction_ends_by_itself() -> Result<()> {
     let listener = mesh.server.inside.listen(mesh.server.at(80))?;
     for client_first in [true, false] {
         let (near, far, _) = joined(&listener, &mesh.client.inside, mesh.server.at(80))?;
-        let (mut first, mut second) = if client_first { (near, far) } else { (far, near) };
-        first.write_all(b"the last of mine")?;
-        first.shutdown(Shutdown::Write)?;
-        let mut heard = String::new();
-        second.read_to_string(&mut heard)?;
-        assert_eq!(heard, "the last of mine");
-        say(&mut second, &mut first, b"but I have more to say")?;
-        drop(second);
-        assert_eq!(first.read(&mut [0; 8])?, 0);
+        ends_alone(if client_first { (near, far) } else { (far, near) })?;
     }
     let ended = || mesh.a2.records().iter().filter(|r| r.reason == "ok").count();
     until("both ended well", || ended() == 2);
@@ -148,12 +138,7 @@ fn a_reset_is_passed_on_as_a_reset() -> Result<()> {
     let listener = mesh.server.inside.listen(mesh.server.at(80))?;
     for (client_resets, reason) in [(true, "reset_by_client"), (false, "reset_by_server")] {
         let (near, far, _) = joined(&listener, &mesh.client.inside, mesh.server.at(80))?;
-        let (mut first, mut second) = if client_resets { (near, far) } else { (far, near) };
-        say(&mut first, &mut second, b"hello")?;
-        SockRef::from(&first).set_linger(Some(Duration::ZERO))?;
-        drop(first);
-        let error = second.read(&mut [0; 8]).expect_err("a reset, not an end");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        resets(if client_resets { (near, far) } else { (far, near) })?;
         mesh.a1.record(reason, |r| r.reason == reason);
         mesh.a2.record(reason, |r| r.reason == reason);
     }
@@ -183,10 +168,7 @@ fn a_slow_reader_stops_its_own_connection_and_no_other() -> Result<()> {
     let mesh = Mesh::new()?;
     let to = mesh.server.at(80);
     let (mut stalled, _unread) = mesh.connection(81)?;
-    stalled.set_write_timeout(Some(Duration::from_millis(500)))?;
-    let chunk = vec![7; 1 << 20];
-    let full = (0..64).find_map(|_| stalled.write_all(&chunk).err());
-    assert_eq!(full.map(|error| error.kind()), Some(ErrorKind::WouldBlock), "nothing stopped it");
+    stalls(&mut stalled)?;
     echo(mesh.server.inside.listen(to)?);
     let client: Arc<Factory> = mesh.client.inside.clone();
     for number in 0..50 {

@@ -18,7 +18,10 @@ use e2e::{
     wire::{RST, contains, segment, server_ports},
 };
 
-use crate::mesh::{Mesh, ask, echo, joined, say, unmeshed};
+use crate::{
+    explain::explained,
+    mesh::{Mesh, ask, echo, joined, say, unmeshed},
+};
 
 const SECRET: &[u8] = b"not one byte of this";
 
@@ -189,6 +192,11 @@ fn an_agent_that_starts_with_a_damaged_folder_opens_nothing() -> Result<()> {
         }
         let frames = wire.finish();
         assert!(!contains(&frames, SECRET), "{file} was damaged, and a byte left in the clear");
+        if file == "pod-shop-server.yaml" {
+            let said = explained(&mesh.lab, "shop/client", &to.to_string())?;
+            let verdict = said["verdict"].as_str().unwrap_or_default();
+            assert!(said["allowed"] == false && verdict.contains("damaged"), "{said:#}");
+        }
         mesh.lab.apply(file, &good)?;
         until("all is well again", || {
             let asked = mesh.client.inside.connect(to).map(|mut stream| ask(&mut stream, 2));

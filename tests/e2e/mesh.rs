@@ -1,16 +1,18 @@
 //! What most promises start from: two nodes, an agent on each, a client here and a server there.
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
 use e2e::{Agent, Factory, Lab, Pod, lab::PodSpec, until};
+use socket2::SockRef;
 
 /// Fields are dropped in this order: agents first, the lab last.
 pub(crate) struct Mesh {
@@ -74,6 +76,39 @@ pub(crate) fn say(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> Res
     let mut heard = vec![0; bytes.len()];
     to.read_exact(&mut heard)?;
     anyhow::ensure!(heard == bytes, "other bytes arrived");
+    Ok(())
+}
+
+/// Ends one direction of a connection, and sees that the other goes on.
+pub(crate) fn ends_alone((mut first, mut second): (TcpStream, TcpStream)) -> Result<()> {
+    first.write_all(b"the last of mine")?;
+    first.shutdown(Shutdown::Write)?;
+    let mut heard = String::new();
+    second.read_to_string(&mut heard)?;
+    anyhow::ensure!(heard == "the last of mine", "heard {heard:?}");
+    say(&mut second, &mut first, b"but I have more to say")?;
+    drop(second);
+    anyhow::ensure!(first.read(&mut [0; 8])? == 0, "bytes after the end");
+    Ok(())
+}
+
+/// Resets a connection, and sees that the other side is reset.
+pub(crate) fn resets((mut first, mut second): (TcpStream, TcpStream)) -> Result<()> {
+    say(&mut first, &mut second, b"hello")?;
+    SockRef::from(&first).set_linger(Some(Duration::ZERO))?;
+    drop(first);
+    match second.read(&mut [0; 8]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => anyhow::bail!("not a reset but {other:?}"),
+    }
+}
+
+/// Writes to somebody who does not read, until nothing more is taken.
+pub(crate) fn stalls(stalled: &mut TcpStream) -> Result<()> {
+    stalled.set_write_timeout(Some(Duration::from_millis(500)))?;
+    let chunk = vec![7; 1 << 20];
+    let full = (0..64).find_map(|_| stalled.write_all(&chunk).err());
+    anyhow::ensure!(full.map(|error| error.kind()) == Some(ErrorKind::WouldBlock), "never full");
     Ok(())
 }
 
@@ -186,7 +221,7 @@ pub(crate) fn is_cut(client: &Factory, to: SocketAddr, bytes: &[u8]) -> Result<(
     let Ok(mut stream) = client.connect(to) else { return Ok(()) };
     let _ = stream.write_all(bytes);
     match stream.read(&mut [0; 8]) {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
         other => anyhow::bail!("not a reset but {other:?}"),
     }
 }

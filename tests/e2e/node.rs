@@ -1,17 +1,12 @@
 //! Two pods of one node: joined by the agent, under the same rules as between nodes.
-use std::{
-    io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
-    time::Duration,
-};
+use std::io::{ErrorKind, Read};
 
 use anyhow::Result;
 use e2e::{Agent, Lab, Pod, until};
-use socket2::SockRef;
 
 use crate::{
     explain::explained,
-    mesh::{ask, echo, is_cut, joined, pod, say, unmeshed},
+    mesh::{ask, echo, ends_alone, is_cut, joined, pod, resets, say, stalls, unmeshed},
 };
 
 /// An agent of one node, and two pods there.
@@ -87,11 +82,15 @@ fn policies_hold_between_pods_of_one_node() -> Result<()> {
     agent.record("so its client", |r| r.direction == "outbound" && r.reason == "reset_by_server");
     is_cut(&client.inside, to, b"hello")?;
     node.both("denied");
-    let denied = agent.record("a denial", |r| {
-        r.direction == "inbound" && r.reason == "denied" && r.protocol == "direct"
-    });
-    assert_eq!(denied.source_identity, Some(client.identity()));
-    assert!(denied.policy.is_some_and(|policy| policy.contains("policy.yaml:1")));
+    for direction in ["outbound", "inbound"] {
+        let denied = agent.record("a denial", |r| {
+            r.direction == direction && r.reason == "denied" && r.protocol == "direct"
+        });
+        assert_eq!(denied.source_identity, Some(client.identity()));
+        assert_eq!(denied.destination_identity, Some(server.identity()));
+        let rule = |policy: String| policy.contains("policy.yaml:1");
+        assert!(direction == "outbound" || denied.policy.is_some_and(rule));
+    }
     let said = explained(lab, "shop/client", &to.to_string())?;
     assert_eq!(said["allowed"], false, "{said:#}");
     lab.apply("policy.yaml", &format!("{header}spec: {{rules: [{rule}]}}\n"))?;
@@ -109,31 +108,14 @@ fn ends_resets_and_pressure_pass_between_pods_of_one_node() -> Result<()> {
     let connection = || joined(&listener, &node.client.inside, to);
     for client_first in [true, false] {
         let (near, far, _) = connection()?;
-        let (mut first, mut second) = if client_first { (near, far) } else { (far, near) };
-        first.write_all(b"the last of mine")?;
-        first.shutdown(Shutdown::Write)?;
-        let mut heard = String::new();
-        second.read_to_string(&mut heard)?;
-        assert_eq!(heard, "the last of mine");
-        say(&mut second, &mut first, b"but I have more to say")?;
-        drop(second);
-        assert_eq!(first.read(&mut [0; 8])?, 0);
+        ends_alone(if client_first { (near, far) } else { (far, near) })?;
     }
     node.both("ok");
     for (client_resets, reason) in [(true, "reset_by_client"), (false, "reset_by_server")] {
         let (near, far, _) = connection()?;
-        let (mut first, mut second) = if client_resets { (near, far) } else { (far, near) };
-        say(&mut first, &mut second, b"hello")?;
-        SockRef::from(&first).set_linger(Some(Duration::ZERO))?;
-        drop(first);
-        let error = second.read(&mut [0; 8]).expect_err("a reset, not an end");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        resets(if client_resets { (near, far) } else { (far, near) })?;
         node.both(reason);
     }
-    let (mut stalled, _unread, _): (TcpStream, _, _) = connection()?;
-    stalled.set_write_timeout(Some(Duration::from_millis(500)))?;
-    let chunk = vec![7; 1 << 20];
-    let full = (0..64).find_map(|_| stalled.write_all(&chunk).err());
-    assert_eq!(full.map(|error| error.kind()), Some(ErrorKind::WouldBlock), "nothing stopped it");
-    Ok(())
+    let (mut stalled, _unread, _) = connection()?;
+    stalls(&mut stalled)
 }

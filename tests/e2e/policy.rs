@@ -153,7 +153,11 @@ fn allow_and_deny_by_principal_namespace_port_and_address() -> Result<()> {
     let denied = mesh.a2.record("a denial", |r| r.reason == "denied");
     assert_eq!(denied.source_identity, Some(mesh.client.identity()));
     assert!(denied.policy.is_some_and(|policy| policy.contains("policy.yaml:1")));
-    mesh.a1.record("the client's side", |r| r.error.as_deref().is_some_and(|e| e.contains("401")));
+    let told = mesh
+        .a1
+        .record("the client's side", |r| r.error.as_deref().is_some_and(|e| e.contains("401")));
+    assert_eq!(told.source_identity, Some(mesh.client.identity()));
+    assert_eq!(told.destination_identity, Some(mesh.server.identity()));
     Ok(())
 }
 

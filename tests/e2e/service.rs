@@ -32,6 +32,28 @@ fn an_endpoint_that_refuses_is_skipped_and_the_record_says_so() -> Result<()> {
 }
 
 #[test]
+fn an_endpoint_that_keeps_silent_is_skipped_for_one_that_answers() -> Result<()> {
+    let lab = Lab::new(2)?;
+    lab.namespace("shop", true)?;
+    lab.service("shop", "server", "10.96.0.10", (80, 8080))?;
+    let (client, good) = (pod(&lab, 1, "client")?, member(&lab, 2, "good")?);
+    // Nobody has this address: packets to it are not answered, for a while not even by an error.
+    lab.apply("dark.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: dark, namespace: shop, labels: {app: server}}\n\
+        spec: {serviceAccountName: server, nodeName: dark}\nstatus: {podIP: 10.2.0.222}\n")?;
+    let (a1, _a2) = (lab.agent(1)?, lab.agent(2)?);
+    echo(good.inside.listen(good.at(8080))?);
+    until("the silent one was drawn", || {
+        let mut stream = client.inside.connect("10.96.0.10:80".parse().expect("an address"));
+        let answered = stream.as_mut().is_ok_and(|stream| ask(stream, 1).is_ok());
+        assert!(answered, "a connection was lost");
+        let skipped =
+            |text: &String| text.contains("10.2.0.222:8080") && text.contains("connect_timeout");
+        a1.records().iter().any(|r| r.reason == "ok" && r.skipped.as_ref().is_some_and(skipped))
+    });
+    Ok(())
+}
+
+#[test]
 fn endpoints_come_and_go_under_load_and_no_new_connection_is_lost() -> Result<()> {
     let lab = Lab::new(2)?;
     lab.namespace("shop", true)?;

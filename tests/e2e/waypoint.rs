@@ -95,10 +95,8 @@ fn what_has_a_waypoint_is_reached_through_it_and_never_past_it() -> Result<()> {
         .replace("namespace: shop}", "namespace: shop, labels: {istio.io/use-waypoint: waypoint}}");
     lab.apply("service-shop-server.yaml", &labelled)?;
     lab.declare(&server, &[("app", "server"), ("istio.io/use-waypoint", "waypoint")])?;
-    a1.record("it is refused", |record| {
-        let _ = is_cut(&client.inside, vip, b"hello");
-        record.reason == "no_waypoint"
-    });
+    until("it is refused", || is_cut(&client.inside, vip, b"hello").is_ok());
+    a1.record("it says why", |record| record.reason == "no_waypoint");
     let said = explained(&lab, "shop/client", &vip.to_string())?;
     assert!(said["verdict"].as_str().is_some_and(|t| t.contains("unknown waypoint")), "{said:#}");
     let problems = a1.dump()?["problems"].to_string();

@@ -100,10 +100,19 @@ pub struct Service {
     pub distribution: Distribution,
     /// Workloads behind it (by uid), with the target port of each service port there.
     pub endpoints: BTreeMap<Arc<str>, Target>,
-    /// Addresses of endpoints that slices name: some may be none of the mesh's.
-    pub named: Vec<IpAddr>,
+    /// What its slices name that may be nothing that the mesh can know.
+    pub outsiders: Vec<Outsider>,
     /// Where it was declared.
     pub origin: Origin,
+}
+
+/// A ready endpoint that may be none of the mesh's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outsider {
+    /// Who is there is said to be no pod.
+    Address(IpAddr),
+    /// The pod with this uid: if it runs in its node's network, it has no address of its own.
+    Pod(Arc<str>),
 }
 
 /// Which of a service's endpoints a client prefers.

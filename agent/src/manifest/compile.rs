@@ -4,6 +4,7 @@
 mod facts;
 mod members;
 mod services;
+mod slices;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -37,6 +38,18 @@ pub struct Settings {
     pub cluster_domain: String,
     /// The namespace whose policies are the whole mesh's.
     pub root_namespace: String,
+}
+
+impl Default for Settings {
+    /// Istio's own defaults.
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".into(),
+            cluster: "Kubernetes".into(),
+            cluster_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
+        }
+    }
 }
 
 /// Turns the folder's objects into a snapshot. Objects that make no sense are left out and named.

@@ -223,6 +223,7 @@ pub(super) struct EndpointSlice {
 
 /// One endpoint of a slice.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct SliceEndpoint {
     /// Its address; Kubernetes gives one.
     #[serde(default)]
@@ -230,6 +231,20 @@ pub(super) struct SliceEndpoint {
     /// Its state.
     #[serde(default)]
     pub(super) conditions: SliceConditions,
+    /// The object that it is.
+    #[serde(default)]
+    pub(super) target_ref: Option<TargetRef>,
+}
+
+/// The object that an endpoint is.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(super) struct TargetRef {
+    /// `Pod`, as a rule.
+    #[serde(default)]
+    pub(super) kind: String,
+    /// Its name, in the namespace of the slice.
+    #[serde(default)]
+    pub(super) name: String,
 }
 
 /// The state of a slice's endpoint. What is not said counts as true.

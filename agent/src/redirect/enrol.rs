@@ -170,6 +170,12 @@ impl Enrolment {
         move || maps.counters()
     }
 
+    /// Whether the kernel takes an address for one of the mesh's.
+    pub fn mesh(&self) -> impl Fn(IpAddr) -> bool + Send + Sync + use<> {
+        let maps = self.maps.clone();
+        move |address| maps.is_mesh(address)
+    }
+
     /// Passes on what the kernel's programs log, if they were built to.
     pub fn follow_kernel_log(&self, background: &Drain) {
         let Some(mut log) = self.attachment.kernel_log() else { return };

@@ -20,6 +20,14 @@ pub struct Choice<'a> {
     pub random: u64,
     /// Whether two pods of one node are joined without a tunnel.
     pub join: bool,
+    /// Whether the kernel holds an address for one of the mesh's.
+    pub is_held: &'a dyn Fn(IpAddr) -> bool,
+}
+
+impl Default for Choice<'_> {
+    fn default() -> Self {
+        Self { tried: &[], load: &|_| 0, random: 0, join: false, is_held: &|_| false }
+    }
 }
 
 impl fmt::Debug for Choice<'_> {
@@ -31,13 +39,23 @@ impl fmt::Debug for Choice<'_> {
 /// A workload, and where it takes the connection.
 pub(super) type Endpoint = (Arc<Workload>, SocketAddr);
 
+/// The endpoint that takes a connection.
+pub(super) struct Chosen {
+    /// Who.
+    pub(super) workload: Arc<Workload>,
+    /// Where.
+    pub(super) at: SocketAddr,
+    /// Whether there are more that were not tried.
+    pub(super) others: bool,
+}
+
 /// One of the service's ready endpoints.
 pub(super) fn of_service(
     snapshot: &Snapshot,
     service: &Service,
     (client, destination): (Option<&Workload>, SocketAddr),
     choice: &Choice<'_>,
-) -> Result<Endpoint, Error> {
+) -> Result<Chosen, Error> {
     let port = destination.port();
     if !service.ports.iter().any(|known| known.port == port) {
         return Err(Error::NoPort { service: service.hostname.clone(), port });
@@ -102,7 +120,7 @@ pub(super) fn closest(
     candidates: Candidates,
     client: Option<&Workload>,
     choice: &Choice<'_>,
-) -> Option<Endpoint> {
+) -> Option<Chosen> {
     let close = |to: &Workload| closeness(candidates.distribution, client, to);
     let mut ready: Vec<_> = candidates
         .endpoints
@@ -110,12 +128,15 @@ pub(super) fn closest(
         .filter_map(|endpoint| Some((close(&endpoint.0)?, endpoint)))
         .collect();
     let fresh = |endpoint: &Endpoint| !choice.tried.contains(&endpoint.0.uid);
-    if ready.iter().any(|(_, endpoint)| fresh(endpoint)) {
+    let untried = ready.iter().filter(|(_, endpoint)| fresh(endpoint)).count();
+    if untried > 0 {
         ready.retain(|(_, endpoint)| fresh(endpoint));
     }
     let closest = ready.iter().map(|(close, _)| *close).max();
     ready.retain(|(close, _)| Some(*close) == closest);
-    two_choices(&ready.into_iter().map(|(_, endpoint)| endpoint).collect::<Vec<_>>(), choice)
+    let ready: Vec<_> = ready.into_iter().map(|(_, endpoint)| endpoint).collect();
+    let (workload, at) = two_choices(&ready, choice)?;
+    Some(Chosen { workload, at, others: untried > 1 })
 }
 
 /// How close an endpoint is, by what the service prefers: the highest present is taken. `None` for
@@ -188,13 +209,7 @@ mod tests {
         let workload = |node: &str, region: &str, zone: &str| {
             let mut folder = Folder::default();
             folder.update(BTreeMap::from([("m.yaml".into(), Ok(POD.into()))]));
-            let settings = Settings {
-                trust_domain: "cluster.local".into(),
-                cluster: "Kubernetes".into(),
-                cluster_domain: "cluster.local".into(),
-                root_namespace: "istio-system".into(),
-            };
-            let snapshot = compile(&folder, &settings);
+            let snapshot = compile(&folder, &Settings::default());
             let mut workload = (**snapshot.workloads().next().unwrap()).clone();
             workload.node = node.into();
             workload.locality = Locality { region: region.into(), zone: zone.into() };

@@ -62,7 +62,21 @@ const MORE: &str = r"
 ---
 {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: kubernetes, namespace: shop, labels: {kubernetes.io/service-name: kubernetes}}, endpoints: [{addresses: [172.31.0.1]}], ports: [{port: 6443}]}
 ---
-{kind: Pod, apiVersion: v1, metadata: {name: near-0, namespace: shop}, spec: {nodeName: n1, serviceAccountName: near}, status: {podIP: 10.1.0.18}}
+{kind: Service, apiVersion: v1, metadata: {name: early, namespace: shop}, spec: {clusterIP: 10.96.0.20, selector: {app: early}, ports: [{port: 80}]}}
+---
+{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: early, namespace: shop, labels: {kubernetes.io/service-name: early}}, endpoints: [{addresses: [10.1.0.77], targetRef: {kind: Pod, name: early-0}}, {addresses: [172.31.0.1]}], ports: [{port: 80}]}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: near-0, namespace: shop, labels: {app: itself}}, spec: {nodeName: n1, serviceAccountName: near}, status: {podIP: 10.1.0.18}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: itself, namespace: shop}, spec: {clusterIP: 10.96.0.22, selector: {app: itself}, ports: [{port: 80}]}}
+---
+{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: west, namespace: shop}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: west, namespace: shop}, spec: {clusterIP: 10.96.0.23, selector: {app: west}, ports: [{port: 15008}]}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: west-0, namespace: shop, labels: {app: west, topology.istio.io/network: west, istio.io/dataplane-mode: none}}, spec: {}, status: {podIP: 10.1.0.20}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: over, namespace: shop, labels: {istio.io/use-waypoint: west}}, spec: {clusterIP: 10.96.0.21, selector: {app: cart}, ports: [{port: 80}]}}
 ---
 {kind: Pod, apiVersion: v1, metadata: {name: near-1, namespace: shop}, spec: {nodeName: n1, serviceAccountName: near}, status: {podIP: 10.1.0.19}}
 ";
@@ -72,15 +86,9 @@ fn mesh() -> Snapshot {
 }
 
 fn snapshot(text: &str) -> Snapshot {
-    let settings = Settings {
-        trust_domain: "cluster.local".into(),
-        cluster: "Kubernetes".into(),
-        cluster_domain: "cluster.local".into(),
-        root_namespace: "istio-system".into(),
-    };
     let mut folder = Folder::default();
     folder.update(BTreeMap::from([("mesh.yaml".into(), Ok(text.into()))]));
-    compile(&folder, &settings)
+    compile(&folder, &Settings::default())
 }
 
 /// `plain <endpoint>`, `tunnel <endpoint> via <agent> as <identity>`, and so on, or the error.
@@ -112,7 +120,7 @@ fn described(destination: &str, random: u64) -> String {
 }
 
 fn choice(tried: &[Arc<str>], random: u64) -> Choice<'_> {
-    Choice { tried, load: &|_| 0, random, join: false }
+    Choice { tried, random, ..Choice::default() }
 }
 
 #[test]
@@ -120,7 +128,7 @@ fn of_two_choices_the_one_with_fewer_connections_wins() {
     let (mesh, vip) = (mesh(), "10.96.0.1:80".parse().unwrap());
     for random in [0, 1, 2, 3, u64::MAX, 1 << 33] {
         let load = |uid: &str| if uid.ends_with("cart-0") { 5 } else { 4 };
-        let choice = Choice { tried: &[], load: &load, random, join: false };
+        let choice = Choice { load: &load, random, ..Choice::default() };
         let hop = next_hop(&mesh, "Kubernetes//Pod/shop/web", vip, &choice).unwrap();
         assert_eq!(&*hop.workload.unwrap().name, "cart-1");
     }
@@ -214,10 +222,29 @@ fn what_must_be_passed_is_passed_and_what_is_near_is_joined() {
         // What runs on a node, or only a slice knows, is found by the node's own rules.
         ("web", "10.96.0.18:80", true, "plain 10.96.0.18:80".into()),
         ("web", "10.96.0.19:443", true, "plain 10.96.0.19:443".into()),
+        // A pod of which there is no manifest yet may be of the mesh.
+        (
+            "web",
+            "10.96.0.20:80",
+            true,
+            "no healthy upstream: early.shop.svc.cluster.local has no ready endpoint for port 80".into(),
+        ),
+        // The address of its own service leads a waypoint back to itself, as ztunnel has it.
+        ("waypoint-0", "10.96.0.16:80", true, format!("waypoint 10.96.0.16:80 via {waypoint}")),
+        // A waypoint in another network.
+        (
+            "web",
+            "10.96.0.21:80",
+            true,
+            "Kubernetes//Pod/shop/west-0 is in network \"west\", and gateways to other networks are not spoken yet"
+                .into(),
+        ),
+        // A service may lead back to the pod that dials.
+        ("near-0", "10.96.0.22:80", true, "plain 10.1.0.18:80".into()),
         // Pods of which nobody says where they run are near to nobody.
         ("web", "10.1.0.3:80", true, "tunnel 10.1.0.3:80 via 10.1.0.3:15008 as cart".into()),
     ] {
-        let choice = Choice { tried: &[], load: &|_| 0, random: 0, join };
+        let choice = Choice { join, ..Choice::default() };
         assert_eq!(way(&mesh, (source, destination), &choice), expected, "{source} {destination}");
     }
 }
@@ -233,6 +260,6 @@ fn capacity_is_the_share_of_connections() {
     let heavy = ways.filter(|way| way == "plain 192.0.2.7:2").count();
     assert!((250..350).contains(&heavy), "{heavy} of 400, with a capacity of 3 in 4");
     let load = |uid: &str| if uid.ends_with('7') { 5 } else { 2 };
-    let loaded = Choice { tried: &[], load: &load, random: 1, join: false };
+    let loaded = Choice { load: &load, random: 1, ..Choice::default() };
     assert_eq!(way(&mesh, ("web", "10.97.0.1:1"), &loaded), "plain 192.0.2.7:2", "5/3 < 2/1");
 }

@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// Explains a connection from `source` (`namespace/pod`, or an address) to `destination`
-/// (`namespace/pod:port`, a service's host name with a port, or address and port). With `join`, pods of
-/// one node are joined without a tunnel.
+/// (`namespace/pod:port`, a service's host name with a port, or address and port), as it would be carried
+/// by `choice`.
 ///
 /// # Errors
 /// Says what is not known.
 pub fn explain(
     snapshot: &Snapshot,
-    join: bool,
+    choice: &Choice<'_>,
     (source, destination): (&str, &str),
 ) -> Result<Value, String> {
     let client = workload(snapshot, source).ok_or_else(|| {
@@ -32,12 +32,7 @@ pub fn explain(
     let from = json!({ "workload": client.uid, "identity": meshed.then(|| client.identity.to_string()),
         "declared": client.origin.to_string() });
     let hop = if meshed {
-        route::next_hop(
-            snapshot,
-            &client.uid,
-            dialled,
-            &Choice { tried: &[], load: &|_| 0, random: 0, join },
-        )
+        route::next_hop(snapshot, &client.uid, dialled, choice)
     } else {
         Ok(direct(snapshot, dialled))
     };
@@ -69,14 +64,14 @@ pub fn explain(
 /// A client outside the mesh dials by itself.
 fn direct(snapshot: &Snapshot, endpoint: SocketAddr) -> NextHop {
     // One of a service's endpoints, as the node's own rules would choose.
-    let choice = Choice { tried: &[], load: &|_| 0, random: 0, join: false };
+    let choice = Choice::default();
     if let Ok(hop @ NextHop { via: Via::Tunnel { .. } | Via::Plain, service: Some(_), .. }) =
         route::next_hop(snapshot, "", endpoint, &choice)
     {
         return NextHop { via: Via::Plain, ..hop };
     }
     let workload = snapshot.workload_at(endpoint.ip()).cloned();
-    NextHop { via: Via::Plain, endpoint, workload, service: None }
+    NextHop { via: Via::Plain, endpoint, workload, service: None, others: false }
 }
 
 /// Policies are asked where the connection arrives, if that is a pod of the mesh.

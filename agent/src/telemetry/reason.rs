@@ -205,7 +205,9 @@ impl From<Ended> for Reason {
 impl From<route::Error> for Failure {
     fn from(error: route::Error) -> Self {
         let reason = match &error {
-            route::Error::NoPort { .. } | route::Error::OtherNetwork { .. } => Reason::NoRoute,
+            route::Error::NoPort { .. }
+            | route::Error::Damaged(_)
+            | route::Error::OtherNetwork { .. } => Reason::NoRoute,
             route::Error::NoWaypoint { .. } => Reason::NoWaypoint,
             route::Error::NoEndpoint { .. } => Reason::NoEndpoint,
         };

@@ -15,6 +15,7 @@ use super::{
     },
     facts::{Asking, Kind},
     members::{Maker, Member, PortSpec},
+    slices,
 };
 use crate::{
     discovery::{Distribution, Service, ServicePort, Snapshot, Target},
@@ -27,7 +28,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Namespace, key and value of a label.
 type Label = (String, String, String);
 /// Workloads and their ports, by uid.
-type Endpoints = BTreeMap<Arc<str>, Target>;
+pub(super) type Endpoints = BTreeMap<Arc<str>, Target>;
 /// The members of a namespace, by uid.
 pub(super) type Members = BTreeMap<Arc<str>, Member>;
 
@@ -104,7 +105,7 @@ impl Services {
                     let target = now.and_then(|now| behind.target(now));
                     endpoints.extend(target.map(|target| (uid.clone(), target)));
                 }
-                Behind::Sliced(groups) => *endpoints = sliced(snapshot, groups),
+                Behind::Sliced(groups) => *endpoints = slices::sliced(snapshot, groups),
                 Behind::Fixed => {}
             });
         }
@@ -194,7 +195,7 @@ impl Services {
                 let uid = |member: &Member| member.workload.uid.clone();
                 Some(all.filter_map(|m| Some((uid(m), compiled.behind.target(m)?))).collect())
             }
-            Behind::Sliced(groups) => Some(sliced(snapshot, groups)),
+            Behind::Sliced(groups) => Some(slices::sliced(snapshot, groups)),
             Behind::Fixed => None,
         };
         for service in &mut compiled.services {
@@ -213,7 +214,7 @@ impl Services {
         let named = addresses.iter().filter_map(|address| self.mentioning.get(address)).flatten();
         for name in named.cloned().collect::<BTreeSet<_>>() {
             self.change(snapshot, &name, |snapshot, behind, endpoints| match behind {
-                Behind::Sliced(groups) => *endpoints = sliced(snapshot, groups),
+                Behind::Sliced(groups) => *endpoints = slices::sliced(snapshot, groups),
                 Behind::Selected { .. } | Behind::Fixed => {}
             });
         }
@@ -287,23 +288,11 @@ impl Behind {
     }
 }
 
-/// Endpoints that the mesh knows; others have no identity that could be expected of them.
-fn sliced(snapshot: &Snapshot, groups: &[(Vec<IpAddr>, Target)]) -> Endpoints {
-    let mut endpoints = Endpoints::new();
-    for (addresses, target) in groups {
-        let workloads = addresses.iter().filter_map(|address| snapshot.workload_at(*address));
-        for workload in workloads {
-            endpoints.entry(workload.uid.clone()).or_default().extend(target);
-        }
-    }
-    endpoints
-}
-
 /// A Kubernetes Service. Where there are slices they are the word, as for kube-proxy.
 fn kubernetes(
     maker: &Maker<'_>,
     service: &objects::Service,
-    slices: Option<&BTreeMap<Name, objects::EndpointSlice>>,
+    of: Option<&BTreeMap<Name, objects::EndpointSlice>>,
     origin: &Origin,
     problems: &mut Vec<String>,
 ) -> Result<Compiled, Option<String>> {
@@ -318,8 +307,8 @@ fn kubernetes(
     problems.extend(problem);
     let ports = spec.ports.iter().filter(|port| is_tcp(port));
     let domain = &maker.settings.cluster_domain;
-    let behind = match slices.filter(|slices| !slices.is_empty()) {
-        Some(slices) => Behind::Sliced(groups(spec, slices.values())),
+    let behind = match of.filter(|slices| !slices.is_empty()) {
+        Some(slices) => Behind::Sliced(slices::groups(spec, slices.values())),
         None if spec.selector.is_empty() => Behind::Fixed,
         None => Behind::Selected {
             selector: spec.selector.clone(),
@@ -337,30 +326,11 @@ fn kubernetes(
         waypoint,
         ports: ports.map(|p| ServicePort { name: p.name.as_str().into(), port: p.port }).collect(),
         distribution,
-        named: behind.addresses(),
+        outsiders: slices::outsiders(maker, metadata, of),
         endpoints: Endpoints::new(),
         origin: origin.clone(),
     };
     Ok(Compiled { services: vec![service.into()], behind, machines: Vec::new() })
-}
-
-/// Addresses and ports of slices' endpoints that take connections.
-fn groups<'a>(
-    spec: &objects::ServiceSpec,
-    slices: impl Iterator<Item = &'a objects::EndpointSlice>,
-) -> Vec<(Vec<IpAddr>, Target)> {
-    let of_slice = |slice: &objects::EndpointSlice| {
-        let ports = spec.ports.iter().filter(|port| is_tcp(port)).filter_map(|port| {
-            let same = slice.ports.iter().find(|other| other.name == port.name)?;
-            Some((port.port, same.port?))
-        });
-        let ready = |e: &&objects::SliceEndpoint| {
-            e.conditions.ready.unwrap_or(true) || spec.publish_not_ready_addresses
-        };
-        let addresses = slice.endpoints.iter().filter(ready).flat_map(|e| &e.addresses);
-        (addresses.filter_map(|text| text.parse().ok()).collect(), ports.collect())
-    };
-    slices.map(of_slice).collect()
 }
 
 /// The services, one per host, of a ServiceEntry.
@@ -422,7 +392,7 @@ fn entry_of(
             waypoint: waypoint.clone(),
             ports: spec.ports.iter().map(service_port).collect(),
             distribution: Distribution::Any,
-            named: Vec::new(),
+            outsiders: Vec::new(),
             endpoints: endpoints.clone(),
             origin: origin.clone(),
         })
@@ -492,6 +462,6 @@ fn addresses(texts: &[String]) -> Result<(Vec<IpAddr>, Vec<IpNet>), String> {
     Ok((single, ranges))
 }
 
-fn is_tcp(port: &objects::ServicePort) -> bool {
+pub(super) fn is_tcp(port: &objects::ServicePort) -> bool {
     port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
 }

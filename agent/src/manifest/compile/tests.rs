@@ -4,19 +4,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::discovery::{Protocol, Target};
 
-fn settings() -> Settings {
-    Settings {
-        trust_domain: "cluster.local".into(),
-        cluster: "Kubernetes".into(),
-        cluster_domain: "cluster.local".into(),
-        root_namespace: "istio-system".into(),
-    }
-}
-
 fn snapshot(yaml: &str) -> Snapshot {
     let mut folder = Folder::default();
     folder.update(BTreeMap::from([("m.yaml".into(), Ok(yaml.into()))]));
-    compile(&folder, &settings())
+    compile(&folder, &Settings::default())
 }
 
 #[test]
@@ -80,6 +71,54 @@ fn slices_say_which_pods_are_behind_a_service_where_there_are_any() {
     let service = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
     let all: Vec<_> = service.endpoints.iter().map(|(uid, t)| (&**uid, t.clone())).collect();
     assert_eq!(all, [("Kubernetes//Pod/shop/b", Target::from([(80, 9000)]))]);
+}
+
+#[test]
+fn who_is_not_ready_takes_connections_only_where_the_service_says_so() {
+    let pod = "{kind: Pod, apiVersion: v1, metadata: {name: a, labels: {app: x}}, spec: {}, \
+               status: {podIP: 10.0.0.1, conditions: [{type: Ready, status: 'False'}]}}";
+    let slice = "{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: x-1, labels: {kubernetes.io/service-name: x}}, \
+                 endpoints: [{addresses: [10.0.0.1], conditions: {ready: false}}], ports: [{port: 80}]}";
+    for (says, taken) in [
+        ("publishNotReadyAddresses: true", 1),
+        ("publishNotReadyAddresses: false", 0),
+        ("type: ClusterIP", 0),
+    ] {
+        let service = format!(
+            "{{kind: Service, apiVersion: v1, metadata: {{name: x}}, \
+             spec: {{clusterIP: 10.96.0.1, selector: {{app: x}}, ports: [{{port: 80}}], {says}}}}}"
+        );
+        for text in
+            [format!("{pod}\n---\n{service}"), format!("{pod}\n---\n{service}\n---\n{slice}")]
+        {
+            let snapshot = snapshot(&text);
+            let service = snapshot.service_named("x.default.svc.cluster.local").unwrap();
+            assert_eq!(service.endpoints.len(), taken, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_service_says_whom_its_clients_prefer() {
+    use crate::discovery::Distribution as Is;
+    for (says, expected, problems) in [
+        ("type: ClusterIP", Is::Any, 0),
+        ("trafficDistribution: PreferClose", Is::SameZone, 0),
+        ("trafficDistribution: PreferSameZone", Is::SameZone, 0),
+        ("trafficDistribution: PreferSameNode", Is::SameNode, 0),
+        ("internalTrafficPolicy: Local", Is::OnlyNode, 0),
+        ("internalTrafficPolicy: Cluster", Is::Any, 0),
+        // The stricter one counts.
+        ("internalTrafficPolicy: Local, trafficDistribution: PreferClose", Is::OnlyNode, 0),
+        ("trafficDistribution: PreferMars", Is::Any, 1),
+    ] {
+        let snapshot = snapshot(&format!(
+            "{{kind: Service, apiVersion: v1, metadata: {{name: x}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}], {says}}}}}"
+        ));
+        let service = snapshot.service_named("x.default.svc.cluster.local").unwrap();
+        assert_eq!(service.distribution, expected, "{says}");
+        assert_eq!(snapshot.problems().len(), problems, "{says}: {:?}", snapshot.problems());
+    }
 }
 
 #[test]
@@ -175,14 +214,14 @@ proptest! {
         steps in prop::collection::vec(prop::collection::vec(file(), 1..4), 1..12)
     ) {
         let mut folder = Folder::default();
-        let mut compiler = Compiler::new(settings());
+        let mut compiler = Compiler::new(Settings::default());
         for step in steps {
             let file = |(n, text): (usize, Option<String>)| {
                 (Arc::from(format!("{n:02}.yaml")), text.map(Ok))
             };
             let changes = folder.update_files(step.into_iter().map(file));
             let made = compiler.apply(&folder, &changes);
-            prop_assert_eq!(said(&made), said(&compile(&folder, &settings())));
+            prop_assert_eq!(said(&made), said(&compile(&folder, &Settings::default())));
         }
     }
 }

@@ -48,7 +48,7 @@ fn workload(name: &str, address: &str) -> Workload {
 
 fn service() -> Service {
     Service {
-        named: Vec::new(),
+        outsiders: Vec::new(),
         name: "cart".into(),
         namespace: "shop".into(),
         hostname: "cart.shop.svc.cluster.local".into(),

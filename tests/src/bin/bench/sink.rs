@@ -102,12 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 async fn sink(arguments: &Arguments) -> Result<()> {
     let drain = Drain::default();
-    let settings = manifest::Settings {
-        trust_domain: "cluster.local".into(),
-        cluster: "Kubernetes".into(),
-        cluster_domain: "cluster.local".into(),
-        root_namespace: "istio-system".into(),
-    };
+    let settings = manifest::Settings::default();
     let snapshots = manifest::watch(&arguments.manifests, settings, &drain).await?;
     let day = Duration::from_secs(86_400);
     let file = arguments.manifests.with_file_name("ca.pem");
