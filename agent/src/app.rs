@@ -402,6 +402,10 @@ fn capture_settings(config: &Config) -> redirect::Settings {
         pin: capture.pin.clone(),
         pods_cgroup: capture.pods_cgroup.clone().unwrap_or(pods),
         node_cgroup: capture.node_cgroup.clone().unwrap_or(node),
+        congestion_control: match config.congestion_control.as_str() {
+            "system" => None,
+            name => Some(name.into()),
+        },
     }
 }
 

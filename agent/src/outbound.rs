@@ -279,7 +279,7 @@ async fn plain(
         return Err(Failure::new(Reason::Loop, "attempted recursive call to ourselves"));
     }
     let client = own.then_some(flow.source);
-    let dialled = timeout(CONNECT_TIMEOUT, pod.connect(hop.endpoint, client)).await;
+    let dialled = timeout(CONNECT_TIMEOUT, pod.connect_outside(hop.endpoint, client)).await;
     let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
     dialled.map(Upstream::Plain).map_err(|error| Failure::dial(&error))
 }

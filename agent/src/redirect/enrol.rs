@@ -46,6 +46,7 @@ pub struct LocalPod {
     cookie: u64,
     ports: [u16; 3],
     maps: Arc<Maps>,
+    congestion: Option<Arc<str>>,
     released: CancellationToken,
 }
 
@@ -89,8 +90,31 @@ impl LocalPod {
         to: SocketAddr,
         client: Option<SocketAddr>,
     ) -> io::Result<TcpStream> {
+        self.dial(to, client, self.congestion.as_deref()).await
+    }
+
+    /// As [`connect`](Self::connect), to somebody outside the mesh: with the congestion control that
+    /// the pod's own connections have.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub async fn connect_outside(
+        &self,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+    ) -> io::Result<TcpStream> {
+        self.dial(to, client, None).await
+    }
+
+    async fn dial(
+        &self,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+        congestion: Option<&str>,
+    ) -> io::Result<TcpStream> {
         let socket: TcpSocket =
-            listener::dialling(&self.maps, &self.netns, to, client).map_err(io::Error::other)?;
+            listener::dialling(&self.maps, &self.netns, congestion, (to, client))
+                .map_err(io::Error::other)?;
         socket.connect(to).await
     }
 
@@ -136,10 +160,11 @@ impl Enrolment {
     /// When the kernel cannot capture, or does not see the agent's own sockets.
     pub fn open(
         node: String,
-        settings: Settings,
+        mut settings: Settings,
         capture_all: bool,
         drain: Drain,
     ) -> Result<Self, Error> {
+        settings.congestion_control = listener::available(settings.congestion_control);
         let attachment = Attachment::open(&settings)?;
         let maps = Arc::new(Maps::open(&versioned(&settings.pin))?);
         maps.set_node(listener::node_cookie(&maps)?)?;
@@ -377,7 +402,8 @@ impl Enrolment {
         let netns = Netns::open(&path)
             .map_err(|source| Error::file("open the network namespace", &path, source))?;
         reuse_waiting_ports(&netns);
-        let listeners = Listeners::open(&self.maps, &netns)?;
+        let listeners =
+            Listeners::open(&self.maps, &netns, self.settings.congestion_control.as_deref())?;
         let slot = self.slot(&workload.addresses)?;
         let (plain, hbone) = (&listeners.plain, &listeners.hbone);
         self.maps.set_listeners(slot, &maps::Listeners { plain, hbone })?;
@@ -396,6 +422,7 @@ impl Enrolment {
             netns,
             ports,
             maps: self.maps.clone(),
+            congestion: self.settings.congestion_control.clone(),
             released: CancellationToken::new(),
         };
         Ok((Arc::new(pod), listeners))
