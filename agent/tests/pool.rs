@@ -17,6 +17,7 @@ use culvert_agent::{
     drain::Drain,
     hbone::{
         Authority, Baggage, ConnectHead, Error, STREAMS_OPENED, TraceParent,
+        http2::Pieces,
         pool::{Opened, Pool, PoolKey, PoolLimits},
         server,
     },
@@ -104,7 +105,12 @@ async fn serve(stream: TcpStream, credentials: Arc<Credentials>, drain: Drain) {
     let keep = |incoming: server::Incoming| {
         let tunnel = incoming.accept(&Baggage::default()).expect("a live stream");
         let (mut source, _sink) = tunnel.split();
-        drain.spawn(async move { while let Ok(Some(_)) = source.next().await {} });
+        drain.spawn(async move {
+            let mut pieces = Pieces::new();
+            while let Ok(true) = source.next(&mut pieces).await {
+                pieces.clear();
+            }
+        });
     };
     let _ = server::serve(stream, &credentials, &drain, keep).await;
 }

@@ -125,9 +125,9 @@ impl Pool {
                 None => self.fresh(&lane, key, credentials, &dial).await?,
             };
             match permit.0.connection.connect(head).await {
-                Ok((send, receive)) => {
+                Ok(stream) => {
                     let peer = permit.0.connection.peer().clone();
-                    let tunnel = Tunnel { send, receive, permit: Some(permit) };
+                    let tunnel = Tunnel::new(stream, Some(permit));
                     return Ok(Opened { tunnel, peer, reused });
                 }
                 Err(ConnectError { error: _, lost: true }) if reused => {
