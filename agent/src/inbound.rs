@@ -211,10 +211,13 @@ impl Inbound {
         record.source.identity = Some(caller.identity.clone());
         record.destination.workload = Some(pod.workload().clone());
         record.destination.identity = Some(pod.workload().identity.clone());
+        // Who waited for the application may do so no longer.
+        record.unless_told = Reason::ResetByClient;
         let reached = match self.judge(&pod, &caller.asked(), &mut record) {
             Ok(()) => deliver(&pod, caller.target, caller.source).await,
             Err(denied) => Err(denied),
         };
+        record.unless_told = Reason::Cancelled;
         match reached {
             Ok(server) => Ok(Joined { inbound: self, pod, caller, server, record }),
             Err(failure) => {

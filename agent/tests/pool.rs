@@ -79,8 +79,9 @@ impl Fixture {
             baggage: None,
             trace: TraceParent::new([1, 2, 3]),
         };
-        let credentials = self.credentials(&key.own.to_string());
-        pool.open(key, &credentials, &head, || TcpStream::connect(self.address)).await
+        let credentials = Arc::new(self.credentials(&key.own.to_string()));
+        let address = self.address;
+        pool.open(key, &credentials, &head, || TcpStream::connect(address)).await
     }
 
     fn accepted(&self) -> usize {
@@ -221,7 +222,7 @@ async fn a_connection_that_died_meanwhile_is_replaced() {
     let mut key = key;
     key.address = from;
     // Certificates of the other server come from another root: only the dial is looked at.
-    let credentials = fixture.credentials(CLIENT);
+    let credentials = Arc::new(fixture.credentials(CLIENT));
     let answer = pool.open(&key, &credentials, &head, || TcpStream::connect(to)).await;
     assert!(matches!(answer, Err(Error::Tls(_))), "{answer:?}");
     assert_eq!(replacement.accepted(), 1, "the dead connection was not replaced");

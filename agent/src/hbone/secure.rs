@@ -22,7 +22,7 @@ use super::{
 use crate::read::ReadSize;
 
 /// Sealed bytes that wait for the socket before no more are taken.
-pub(super) const MOST_UNSENT: usize = 128 << 10;
+pub(super) const MOST_UNSENT: usize = 256 << 10;
 /// Records in a row that may carry no data.
 const MOST_IDLE: u32 = 256;
 
@@ -80,6 +80,7 @@ impl Session {
             key: Key::new(secrets.tx)?,
             updates,
             out: BytesMut::new(),
+            leaving: 0,
             answering: false,
             most_records: MAX_RECORDS,
         };
@@ -196,6 +197,8 @@ pub(super) struct Sender {
     key: Key,
     updates: Updates,
     out: BytesMut,
+    /// Bytes of earlier ones that somebody is giving to the socket.
+    leaving: usize,
     /// An answer to a key update waits to be sent.
     answering: bool,
     /// Records that one key seals.
@@ -211,7 +214,7 @@ impl std::fmt::Debug for Sender {
 impl Sender {
     /// Sealed bytes that the socket has not taken.
     pub(super) fn unsent(&self) -> usize {
-        self.out.len()
+        self.out.len() + self.leaving
     }
 
     /// Seals the parts, together at most [`MAX_PLAINTEXT`], as one record.
@@ -249,20 +252,38 @@ impl Sender {
         self.key.seal(Content::Alert, &[&[1, 0]], &mut self.out)
     }
 
-    /// Gives the socket what it takes. Says whether that was all.
-    pub(super) fn send(&mut self, socket: &TcpStream) -> io::Result<bool> {
-        while !self.out.is_empty() {
-            match socket.try_write(&self.out) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(sent) => self.out.advance(sent),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
+    /// What is to be given to the socket next. `None` when there is nothing, or somebody is at it: one
+    /// at a time, and without the lock, so that others seal meanwhile.
+    pub(super) fn take(&mut self) -> Option<BytesMut> {
+        if self.leaving > 0 || self.out.is_empty() {
+            return None;
         }
+        self.leaving = self.out.len();
         self.answering = false;
-        self.out = BytesMut::new();
-        Ok(true)
+        Some(std::mem::take(&mut self.out))
     }
+
+    /// Takes back what the socket did not take.
+    pub(super) fn give_back(&mut self, mut rest: BytesMut) {
+        self.leaving = 0;
+        if !rest.is_empty() {
+            rest.extend_from_slice(&self.out);
+            self.out = rest;
+        }
+    }
+}
+
+/// Gives the socket what it takes of `bytes`.
+pub(super) fn send(socket: &TcpStream, bytes: &mut BytesMut) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(sent) => bytes.advance(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn bad(error: BadRecord) -> io::Error {

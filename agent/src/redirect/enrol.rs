@@ -28,6 +28,7 @@ use crate::{
     discovery::{Protocol, Snapshot, Workload},
     drain::Drain,
     identity::keeper::Lease,
+    route::Held,
 };
 
 /// How long the listeners of a released pod keep accepting: connections that were on their way when
@@ -123,9 +124,9 @@ impl LocalPod {
         self.released.cancelled().await;
     }
 
-    /// Whether the kernel takes the address for one of the mesh's.
-    pub fn is_mesh(&self, address: IpAddr) -> bool {
-        self.maps.is_mesh(address)
+    /// What the kernel takes the address for.
+    pub fn held(&self, address: IpAddr) -> Held {
+        self.maps.held(address)
     }
 
     pub(super) fn original_destination(&self, stream: &TcpStream) -> Option<SocketAddr> {
@@ -195,10 +196,10 @@ impl Enrolment {
         move || maps.counters()
     }
 
-    /// Whether the kernel takes an address for one of the mesh's.
-    pub fn mesh(&self) -> impl Fn(IpAddr) -> bool + Send + Sync + use<> {
+    /// What the kernel takes an address for.
+    pub fn held(&self) -> impl Fn(IpAddr) -> Held + Send + Sync + use<> {
         let maps = self.maps.clone();
-        move |address| maps.is_mesh(address)
+        move |address| maps.held(address)
     }
 
     /// Passes on what the kernel's programs log, if they were built to.

@@ -71,7 +71,7 @@ impl Listeners {
         let entered = netns.within(|| {
             let outbound = tuned()?;
             let netns_cookie = maps.netns_of(&outbound)?;
-            Ok(Self { outbound, plain: tuned()?, hbone: tuned()?, netns_cookie })
+            Ok(Self { outbound, plain: listen(maps)?, hbone: tuned()?, netns_cookie })
         });
         entered.map_err(|source| cannot("enter the pod's network namespace", source))?
     }

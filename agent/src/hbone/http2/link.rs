@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
@@ -26,7 +26,7 @@ use super::{
 use crate::hbone::{
     PING_INTERVAL,
     record::MAX_PLAINTEXT,
-    secure::{MOST_UNSENT, Receiver, Sender, Session},
+    secure::{self, MOST_UNSENT, Receiver, Sender, Session},
 };
 
 /// For how long the last words may take to leave.
@@ -110,14 +110,23 @@ impl Link {
         Ok(Stream { link: self.clone(), id })
     }
 
-    /// Acts, then sends what came of it, and wakes whom it concerns.
+    /// Acts, then wakes whom it concerns, and sends what came of it.
     fn with<T>(&self, act: impl FnOnce(&mut Shared) -> T) -> T {
         let mut shared = self.lock();
         let done = act(&mut shared);
-        shared.flush(&self.socket);
-        let woken = mem::take(&mut shared.streams.woken);
+        let mut sealed = shared.next();
+        let mut woken = mem::take(&mut shared.streams.woken);
         drop(shared);
-        woken.into_iter().for_each(Waker::wake);
+        woken.drain(..).for_each(Waker::wake);
+        while let Some(mut bytes) = sealed {
+            let sent = secure::send(&self.socket, &mut bytes);
+            let mut shared = self.lock();
+            shared.sent(sent, bytes);
+            sealed = shared.next();
+            woken = mem::take(&mut shared.streams.woken);
+            drop(shared);
+            woken.drain(..).for_each(Waker::wake);
+        }
         done
     }
 
@@ -138,38 +147,44 @@ impl Link {
 }
 
 impl Shared {
-    fn flush(&mut self, socket: &TcpStream) {
-        let before = self.sender.unsent();
-        if let Err(error) = self.try_flush(socket) {
+    /// What is to be sent next, if the socket takes anything.
+    fn next(&mut self) -> Option<BytesMut> {
+        if !self.streams.out.is_empty() {
+            let frames = mem::take(&mut self.streams.out);
+            if let Err(error) = self.sender.seal_all(&frames) {
+                self.streams.fail(Broken::Io(Arc::new(io::Error::other(error))));
+            }
+        }
+        if self.streams.is_done() {
+            self.streams.woken.extend(self.reader.take());
+        }
+        if self.blocked { None } else { self.sender.take() }
+    }
+
+    /// `rest` is what the socket did not take.
+    fn sent(&mut self, sent: io::Result<()>, rest: BytesMut) {
+        let full = self.sender.unsent() >= MOST_UNSENT;
+        self.blocked = !rest.is_empty();
+        self.sender.give_back(rest);
+        if let Err(error) = sent {
             self.streams.fail(Broken::Io(Arc::new(error)));
         }
-        if before >= MOST_UNSENT && self.sender.unsent() < MOST_UNSENT {
+        if full && self.sender.unsent() < MOST_UNSENT {
             self.streams.wake_writers();
         }
-        if self.blocked || self.streams.is_done() {
+        if self.blocked {
             self.streams.woken.extend(self.reader.take());
         }
     }
 
-    fn try_flush(&mut self, socket: &TcpStream) -> io::Result<()> {
-        if !self.streams.out.is_empty() {
-            let frames = mem::take(&mut self.streams.out);
-            self.sender.seal_all(&frames).map_err(io::Error::other)?;
-        }
-        if !self.blocked {
-            self.blocked = !self.sender.send(socket)?;
-        }
-        Ok(())
-    }
-
     fn poll_put(
         &mut self,
-        (id, socket): (u32, &TcpStream),
+        id: u32,
         context: &mut Context<'_>,
         pieces: &mut Pieces,
     ) -> Poll<Result<(), Broken>> {
         while !pieces.is_empty() {
-            let room = self.room(id, socket)?;
+            let room = self.room(id)?;
             if room == 0 {
                 self.streams.wait_for_room(id, context);
                 return Poll::Pending;
@@ -181,11 +196,8 @@ impl Shared {
     }
 
     /// Bytes that the peer and the socket take of the stream now.
-    fn room(&mut self, id: u32, socket: &TcpStream) -> Result<usize, Broken> {
+    fn room(&mut self, id: u32) -> Result<usize, Broken> {
         let room = self.streams.room(id)?;
-        if self.sender.unsent() >= MOST_UNSENT {
-            self.flush(socket);
-        }
         Ok(if self.sender.unsent() < MOST_UNSENT { room } else { 0 })
     }
 
@@ -298,7 +310,8 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.link.with(|shared| {
             shared.streams.fail(Broken::Ended);
-            shared.flush(&self.link.socket);
+            let frames = mem::take(&mut shared.streams.out);
+            let _ = shared.sender.seal_all(&frames);
             // Fails when the session is worn out, and then there is nothing to say it with.
             let _ = shared.sender.say_goodbye();
         });
@@ -332,11 +345,7 @@ impl Stream {
 
     /// Sends all pieces, as fast as the peer lets it.
     pub(in crate::hbone) async fn put(&self, pieces: &mut Pieces) -> Result<(), Broken> {
-        let socket = &self.link.socket;
-        poll_fn(|context| {
-            self.link.with(|shared| shared.poll_put((self.id, socket), context, pieces))
-        })
-        .await
+        poll_fn(|context| self.link.with(|shared| shared.poll_put(self.id, context, pieces))).await
     }
 
     /// Says that nothing more will come.

@@ -470,3 +470,6 @@ impl Stream {
         self.inbox.push_back(joined.freeze());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,8 +76,10 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Session { socket, sender, .. } = &mut self.session;
-        while !sender.send(socket)? {
+        while let Some(mut bytes) = sender.take() {
             ready!(socket.poll_write_ready(context))?;
+            send(socket, &mut bytes)?;
+            sender.give_back(bytes);
         }
         Poll::Ready(Ok(()))
     }
