@@ -126,6 +126,7 @@ mod tests {
         assert_eq!(counts(line), Some((12, 0)));
         let line = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured";
         assert_eq!(counts(line), Some((3, 2)));
+        assert_eq!(counts("test result: ok. 16 passed; 0 failed"), Some((16, 0)));
         assert_eq!(counts("running 5 tests"), None);
     }
 }
