@@ -31,6 +31,12 @@ use crate::hbone::{
 
 /// For how long the last words may take to leave.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
+/// Sealed bytes up to which streams of one connection wait for each other, so that they leave together.
+const SMALL_BATCH: usize = 16 << 10;
+/// Streams that met nobody so many times do not wait again,
+const MET_NOBODY: u32 = 8;
+/// before they have sent so many times.
+const ALONE_FOR: u32 = 64;
 /// Pieces that one record is made of, at most.
 const MOST_PARTS: usize = 8;
 
@@ -49,6 +55,38 @@ struct Shared {
     blocked: bool,
     /// The reading task.
     reader: Option<Waker>,
+    batch: Batch,
+}
+
+/// What several streams say in one turn of the runtime leaves together: to send is most of the work.
+#[derive(Debug, Default)]
+struct Batch {
+    /// How often something was added; 0: nothing waits.
+    size: u32,
+    /// It leaves now.
+    due: bool,
+    /// How often in a row it was for one only.
+    alone: u32,
+}
+
+impl Batch {
+    /// Whether what is sealed waits for more. The task that ends the wait must be woken if it begins.
+    fn waits(&mut self, streams: usize, unsent: usize) -> bool {
+        if mem::take(&mut self.due) || streams < 2 || unsent == 0 || unsent > SMALL_BATCH {
+            return false;
+        }
+        if self.alone >= MET_NOBODY {
+            self.alone = (self.alone + 1) % ALONE_FOR;
+            return false;
+        }
+        self.size += 1;
+        true
+    }
+
+    fn leave(&mut self) {
+        self.alone = if self.size > 1 { 0 } else { self.alone + 1 };
+        (self.size, self.due) = (0, true);
+    }
 }
 
 /// The reading side of a connection.
@@ -74,7 +112,8 @@ impl Link {
     pub(in crate::hbone) fn new(session: Session, is_client: bool) -> (Arc<Self>, Driver) {
         let Session { socket, receiver, sender, peer: _ } = session;
         let streams = Streams::new(is_client);
-        let shared = Shared { streams, sender, blocked: false, reader: None };
+        let shared =
+            Shared { streams, sender, blocked: false, reader: None, batch: Batch::default() };
         let link = Arc::new(Self { socket, shared: Mutex::new(shared) });
         // The first words.
         link.with(|_| ());
@@ -130,6 +169,19 @@ impl Link {
         done
     }
 
+    /// Lets what waits leave when everybody who has something to say has had a turn.
+    async fn gather(&self) {
+        loop {
+            poll_fn(|_| match self.lock().batch.size {
+                0 => Poll::Pending,
+                _ => Poll::Ready(()),
+            })
+            .await;
+            tokio::task::yield_now().await;
+            self.with(|shared| shared.batch.leave());
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +210,14 @@ impl Shared {
         if self.streams.is_done() {
             self.streams.woken.extend(self.reader.take());
         }
-        if self.blocked { None } else { self.sender.take() }
+        if self.blocked {
+            return None;
+        }
+        if self.batch.waits(self.streams.open_streams(), self.sender.unsent()) {
+            self.streams.woken.extend(self.reader.take());
+            return None;
+        }
+        self.sender.take()
     }
 
     /// `rest` is what the socket did not take.
@@ -234,8 +293,11 @@ impl Driver {
     ) -> Result<(), Broken> {
         let first = Instant::now() + PING_INTERVAL;
         let mut pings = interval_at(first, PING_INTERVAL);
+        let link = self.link.clone();
         loop {
             tokio::select! {
+                // The reading task is woken for it.
+                () = link.gather() => {}
                 () = poll_fn(|context| self.poll(context, &on_request)) => break,
                 _ = pings.tick() => self.link.with(|shared| {
                     if shared.streams.ask() {
@@ -244,7 +306,6 @@ impl Driver {
                 }),
             }
         }
-        let link = self.link.clone();
         let gone = link.lock().streams.gone().cloned();
         drop(self);
         let _ = timeout(GOODBYE_TIME, poll_fn(|context| link.poll_send(context))).await;

@@ -159,6 +159,11 @@ impl Streams {
         self.gone.is_some() || (self.leaving && self.open == 0)
     }
 
+    /// Streams that are open, while the connection is.
+    pub fn open_streams(&self) -> usize {
+        if self.gone.is_none() { self.open } else { 0 }
+    }
+
     /// Why it ended.
     pub fn gone(&self) -> Option<&Broken> {
         self.gone.as_ref()
