@@ -7,12 +7,14 @@ mod listener;
 mod loader;
 mod maps;
 mod netns;
+mod pod;
 
 pub use addresses::canonical;
-pub use enrol::{Enrolment, LocalPod, LocalPods};
+pub use enrol::{Enrolment, LocalPods};
 pub use features::{Feature, features};
 pub use listener::{Arrival, Captured};
 pub use loader::{Settings, default_cgroups, unload};
+pub use pod::LocalPod;
 
 /// What went wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

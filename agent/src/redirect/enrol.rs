@@ -3,8 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
-    io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +11,7 @@ use std::{
 
 use culvert_ebpf::abi;
 use socket2::Socket;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,6 +21,7 @@ use super::{
     loader::{Attachment, Settings, versioned},
     maps::{self, MAX_DESTINATIONS, Maps},
     netns::Netns,
+    pod::LocalPod,
 };
 use crate::{
     clock,
@@ -37,102 +37,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How often the kernel's log is read, in development builds.
 const KERNEL_LOG_PAUSE: Duration = Duration::from_millis(100);
-
-/// An enrolled pod of this node.
-#[derive(Debug)]
-pub struct LocalPod {
-    workload: Arc<Workload>,
-    credentials: Lease,
-    netns: Netns,
-    cookie: u64,
-    ports: [u16; 3],
-    maps: Arc<Maps>,
-    congestion: Option<Arc<str>>,
-    released: CancellationToken,
-}
-
-impl LocalPod {
-    /// The pod's unique name.
-    pub fn uid(&self) -> &Arc<str> {
-        &self.workload.uid
-    }
-
-    /// The pod as it was when it was enrolled.
-    pub fn workload(&self) -> &Arc<Workload> {
-        &self.workload
-    }
-
-    /// The pod's certificates, as they are renewed.
-    pub fn credentials(&self) -> &Lease {
-        &self.credentials
-    }
-
-    /// Whether the address is one of the pod's.
-    pub fn has(&self, address: IpAddr) -> bool {
-        self.workload.addresses.contains(&address)
-    }
-
-    /// Whether a connection to this port of the pod would come back to the agent.
-    pub fn is_agent_port(&self, port: u16) -> bool {
-        port == abi::HBONE_PORT || self.is_listener(port)
-    }
-
-    pub(super) fn is_listener(&self, port: u16) -> bool {
-        self.ports.contains(&port)
-    }
-
-    /// Connects from inside the pod's namespace, past the kernel's capture. An application that
-    /// accepts the connection sees `client` as its peer.
-    ///
-    /// # Errors
-    /// As `connect(2)`.
-    pub async fn connect(
-        &self,
-        to: SocketAddr,
-        client: Option<SocketAddr>,
-    ) -> io::Result<TcpStream> {
-        self.dial(to, client, self.congestion.as_deref()).await
-    }
-
-    /// As [`connect`](Self::connect), to somebody outside the mesh: with the congestion control that
-    /// the pod's own connections have.
-    ///
-    /// # Errors
-    /// As `connect(2)`.
-    pub async fn connect_outside(
-        &self,
-        to: SocketAddr,
-        client: Option<SocketAddr>,
-    ) -> io::Result<TcpStream> {
-        self.dial(to, client, None).await
-    }
-
-    async fn dial(
-        &self,
-        to: SocketAddr,
-        client: Option<SocketAddr>,
-        congestion: Option<&str>,
-    ) -> io::Result<TcpStream> {
-        let socket: TcpSocket =
-            listener::dialling(&self.maps, &self.netns, congestion, (to, client))
-                .map_err(io::Error::other)?;
-        socket.connect(to).await
-    }
-
-    /// Waits until the pod has left the mesh.
-    pub async fn released(&self) {
-        self.released.cancelled().await;
-    }
-
-    /// What the kernel takes the address for.
-    pub fn held(&self, address: IpAddr) -> Held {
-        self.maps.held(address)
-    }
-
-    pub(super) fn original_destination(&self, stream: &TcpStream) -> Option<SocketAddr> {
-        self.maps.original_destination(stream)
-    }
-}
 
 /// Enrolled pods of this node, by uid.
 pub type LocalPods = HashMap<Arc<str>, Arc<LocalPod>>;
