@@ -13,14 +13,15 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{
-        HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, NODE_NETNS, Note, Probe, ROLE_AGENT,
-        ROLE_CAPTURED, ROLE_DIALLED, ROLE_LISTENER, ROLE_PRESENTED,
+        Arriving, HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, NODE_NETNS, Note, ROLE_AGENT,
+        ROLE_CAPTURED, ROLE_DIALLED, ROLE_DIRECT, ROLE_LISTENER, ROLE_PRESENTED,
     },
     why::Why,
 };
 
 use super::{
     count::count,
+    flow::{accepted_directly, moved, open_directly},
     maps::{ADDRESSES, HANDSHAKES, NODE, PROBES, mark_of, mark_or_new},
 };
 
@@ -34,7 +35,7 @@ pub(super) fn connections(ctx: SockOpsContext) -> u32 {
         let ops = ctx.ops;
         let event = read(&raw const (*ops).op);
         if event == BPF_SOCK_OPS_STATE_CB {
-            closed(ops);
+            changed(ops);
             return DONE;
         }
         if event != BPF_SOCK_OPS_TCP_CONNECT_CB
@@ -71,6 +72,9 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
         let Some(mark) = mark_of(socket) else {
             return count(Why::OpenUnmarked);
         };
+        if (*mark).role == ROLE_DIRECT {
+            return open_directly(ops, &*mark, netns, &ends);
+        }
         let role = match (*mark).role {
             ROLE_DIALLED => ROLE_CAPTURED,
             ROLE_AGENT if (*mark).port != 0 => ROLE_PRESENTED,
@@ -100,21 +104,32 @@ unsafe fn exempt(ops: *mut bpf_sock_ops, ends: &Ends) {
             return count(Why::OpenUnmarked);
         }
         // Without news of its end the exemption would outlive the socket: then rather none.
-        if bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) != 0 {
+        if !follow(ops) {
             return count(Why::OpenUnmarked);
         }
-        let _ = PROBES.insert(&ends.as_probe(), &bpf_ktime_get_ns(), 0);
+        let _ = PROBES.insert(&ends.arriving(), &bpf_ktime_get_ns(), 0);
         count(Why::OpenProbe);
     }
 }
 
-/// A socket with an exemption changes its state.
+/// From now on the program is told of each state of the socket. Says whether it is.
 #[inline(always)]
-unsafe fn closed(ops: *mut bpf_sock_ops) {
+pub(super) unsafe fn follow(ops: *mut bpf_sock_ops) -> bool {
+    // SAFETY: as in `connections`.
+    unsafe { bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) == 0 }
+}
+
+/// A socket that is followed changes its state.
+#[inline(always)]
+unsafe fn changed(ops: *mut bpf_sock_ops) {
     // SAFETY: as in `connections`; the second argument of this event is the new state.
     unsafe {
+        let ends = Ends::of(ops);
+        if moved(ops, &ends) {
+            return;
+        }
         if read(&raw const (*ops).__bindgen_anon_1.args[1]) == BPF_TCP_CLOSE {
-            let _ = PROBES.remove(&Ends::of(ops).as_probe());
+            let _ = PROBES.remove(&ends.arriving());
             count(Why::ProbeClosed);
         } else {
             count(Why::ProbeOpen);
@@ -136,7 +151,7 @@ unsafe fn accepted(ops: *mut bpf_sock_ops, socket: *mut c_void) {
             reserved: 0,
         };
         let Some(note) = HANDSHAKES.get(&key) else {
-            return count(Why::AcceptUnmarked);
+            return accepted_directly(ops, key.netns, &ends);
         };
         let (at, mark) = (note.at, note.mark);
         let _ = HANDSHAKES.remove(&key);
@@ -158,7 +173,7 @@ unsafe fn listening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
     unsafe {
         match mark_of(socket) {
             Some(mark) if (*mark).role == ROLE_LISTENER => {
-                (*mark).netns = bpf_get_netns_cookie(ops.cast());
+                (*mark).tag = bpf_get_netns_cookie(ops.cast());
                 count(Why::ListenAnswered);
             }
             _ => count(Why::ListenUnmarked),
@@ -167,11 +182,11 @@ unsafe fn listening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
 }
 
 /// Both ends of a connection; all in network order.
-struct Ends {
-    local: Ip,
-    remote: Ip,
-    local_port: u16,
-    remote_port: u16,
+pub(super) struct Ends {
+    pub(super) local: Ip,
+    pub(super) remote: Ip,
+    pub(super) local_port: u16,
+    pub(super) remote_port: u16,
 }
 
 impl Ends {
@@ -209,12 +224,23 @@ impl Ends {
 
     /// As the pod at the far end sees it.
     #[inline(always)]
-    const fn as_probe(&self) -> Probe {
-        Probe {
+    pub(super) const fn arriving(&self) -> Arriving {
+        Arriving {
             remote: self.local,
             local: self.remote,
             remote_port: self.local_port,
             local_port: self.remote_port,
+        }
+    }
+
+    /// As the pod at this end sees it.
+    #[inline(always)]
+    pub(super) const fn arrived(&self) -> Arriving {
+        Arriving {
+            remote: self.remote,
+            local: self.local,
+            remote_port: self.remote_port,
+            local_port: self.local_port,
         }
     }
 }
