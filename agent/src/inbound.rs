@@ -205,13 +205,8 @@ impl Inbound {
     /// # Errors
     /// When a policy refuses it, or the application cannot be reached.
     pub async fn join(self, pod: Arc<LocalPod>, caller: Caller) -> Result<Joined, Failure> {
-        let mut record = self.record(caller.source, caller.target);
-        record.protocol = Protocol::Direct;
-        record.service.clone_from(&caller.service);
-        record.source.identity = Some(caller.identity.clone());
-        record.destination.workload = Some(pod.workload().clone());
-        record.destination.identity = Some(pod.workload().identity.clone());
-        let reached = match self.judge(&pod, &caller.asked(), &mut record) {
+        let (record, judged) = self.arrive(&pod, &caller);
+        let reached = match judged {
             Ok(()) => deliver(&pod, caller.target, caller.source).await,
             Err(denied) => Err(denied),
         };
@@ -222,6 +217,18 @@ impl Inbound {
                 Err(failure)
             }
         }
+    }
+
+    /// The record of such a connection, and what policies say to it.
+    pub fn arrive(&self, pod: &LocalPod, caller: &Caller) -> (Record, Result<(), Failure>) {
+        let mut record = self.record(caller.source, caller.target);
+        record.protocol = Protocol::Direct;
+        record.service.clone_from(&caller.service);
+        record.source.identity = Some(caller.identity.clone());
+        record.destination.workload = Some(pod.workload().clone());
+        record.destination.identity = Some(pod.workload().identity.clone());
+        let judged = self.judge(pod, &caller.asked(), &mut record);
+        (record, judged)
     }
 
     fn describe_peer(&self, head: &ConnectHead, peer_address: SocketAddr, record: &mut Record) {

@@ -1,18 +1,23 @@
 //! Front: capture of pods' connections by the kernel. The only room that names aya.
 //! Never: who may talk to whom, a byte of payload.
 mod addresses;
+mod diag;
+mod direct;
 mod enrol;
 mod features;
 mod listener;
 mod loader;
 mod maps;
 mod netns;
+mod pod;
 
 pub use addresses::canonical;
-pub use enrol::{Enrolment, LocalPod, LocalPods};
+pub use direct::{DirectEvent, DirectFlow, Events, Shortcuts, Way};
+pub use enrol::{Enrolment, LocalPods};
 pub use features::{Feature, features};
 pub use listener::{Arrival, Captured};
 pub use loader::{Settings, default_cgroups, unload};
+pub use pod::LocalPod;
 
 /// What went wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

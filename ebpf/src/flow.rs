@@ -120,11 +120,51 @@ mod tests {
         let (c, s) = (Side::Client, Side::Server);
         let open = [(c, ESTABLISHED), (s, ESTABLISHED)];
         for (story, expected) in [
-            (vec![(c, FIN_WAIT1), (s, CLOSE_WAIT), (c, FIN_WAIT2), (s, LAST_ACK), (c, CLOSE), (s, CLOSE)], EVENT_FINISHED),
+            (
+                vec![
+                    (c, FIN_WAIT1),
+                    (s, CLOSE_WAIT),
+                    (c, FIN_WAIT2),
+                    (s, LAST_ACK),
+                    (c, CLOSE),
+                    (s, CLOSE),
+                ],
+                EVENT_FINISHED,
+            ),
             // The client's application is gone: its socket is, too, before the server says its last.
-            (vec![(c, FIN_WAIT1), (s, CLOSE_WAIT), (c, FIN_WAIT2), (c, CLOSE), (s, LAST_ACK), (s, CLOSE)], EVENT_FINISHED),
-            (vec![(s, FIN_WAIT1), (c, CLOSE_WAIT), (s, FIN_WAIT2), (s, CLOSE), (c, LAST_ACK), (c, CLOSE)], EVENT_FINISHED),
-            (vec![(c, FIN_WAIT1), (s, FIN_WAIT1), (c, CLOSING), (s, CLOSING), (c, CLOSE), (s, CLOSE)], EVENT_FINISHED),
+            (
+                vec![
+                    (c, FIN_WAIT1),
+                    (s, CLOSE_WAIT),
+                    (c, FIN_WAIT2),
+                    (c, CLOSE),
+                    (s, LAST_ACK),
+                    (s, CLOSE),
+                ],
+                EVENT_FINISHED,
+            ),
+            (
+                vec![
+                    (s, FIN_WAIT1),
+                    (c, CLOSE_WAIT),
+                    (s, FIN_WAIT2),
+                    (s, CLOSE),
+                    (c, LAST_ACK),
+                    (c, CLOSE),
+                ],
+                EVENT_FINISHED,
+            ),
+            (
+                vec![
+                    (c, FIN_WAIT1),
+                    (s, FIN_WAIT1),
+                    (c, CLOSING),
+                    (s, CLOSING),
+                    (c, CLOSE),
+                    (s, CLOSE),
+                ],
+                EVENT_FINISHED,
+            ),
             (vec![(c, CLOSE), (s, CLOSE)], EVENT_RESET_BY_CLIENT),
             (vec![(s, CLOSE), (c, CLOSE)], EVENT_RESET_BY_SERVER),
             (vec![(c, FIN_WAIT1), (s, CLOSE_WAIT), (s, CLOSE), (c, CLOSE)], EVENT_RESET_BY_SERVER),

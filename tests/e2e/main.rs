@@ -9,6 +9,7 @@ mod bytes;
 mod capture;
 mod closed;
 mod demo;
+mod direct;
 mod explain;
 mod hostile;
 mod identity;

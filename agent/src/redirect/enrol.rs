@@ -3,8 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
-    io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,16 +11,18 @@ use std::{
 
 use culvert_ebpf::abi;
 use socket2::Socket;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error,
     addresses::words,
+    direct::Shortcuts,
     listener::{self, Arrival, Captured, Listeners},
     loader::{Attachment, Settings, versioned},
     maps::{self, MAX_DESTINATIONS, Maps},
     netns::Netns,
+    pod::LocalPod,
 };
 use crate::{
     clock,
@@ -36,78 +37,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How often the kernel's log is read, in development builds.
 const KERNEL_LOG_PAUSE: Duration = Duration::from_millis(100);
-
-/// An enrolled pod of this node.
-#[derive(Debug)]
-pub struct LocalPod {
-    workload: Arc<Workload>,
-    credentials: Lease,
-    netns: Netns,
-    cookie: u64,
-    ports: [u16; 3],
-    maps: Arc<Maps>,
-    released: CancellationToken,
-}
-
-impl LocalPod {
-    /// The pod's unique name.
-    pub fn uid(&self) -> &Arc<str> {
-        &self.workload.uid
-    }
-
-    /// The pod as it was when it was enrolled.
-    pub fn workload(&self) -> &Arc<Workload> {
-        &self.workload
-    }
-
-    /// The pod's certificates, as they are renewed.
-    pub fn credentials(&self) -> &Lease {
-        &self.credentials
-    }
-
-    /// Whether the address is one of the pod's.
-    pub fn has(&self, address: IpAddr) -> bool {
-        self.workload.addresses.contains(&address)
-    }
-
-    /// Whether a connection to this port of the pod would come back to the agent.
-    pub fn is_agent_port(&self, port: u16) -> bool {
-        port == abi::HBONE_PORT || self.is_listener(port)
-    }
-
-    pub(super) fn is_listener(&self, port: u16) -> bool {
-        self.ports.contains(&port)
-    }
-
-    /// Connects from inside the pod's namespace, past the kernel's capture. An application that
-    /// accepts the connection sees `client` as its peer.
-    ///
-    /// # Errors
-    /// As `connect(2)`.
-    pub async fn connect(
-        &self,
-        to: SocketAddr,
-        client: Option<SocketAddr>,
-    ) -> io::Result<TcpStream> {
-        let socket: TcpSocket =
-            listener::dialling(&self.maps, &self.netns, to, client).map_err(io::Error::other)?;
-        socket.connect(to).await
-    }
-
-    /// Waits until the pod has left the mesh.
-    pub async fn released(&self) {
-        self.released.cancelled().await;
-    }
-
-    /// Whether the kernel takes the address for one of the mesh's.
-    pub fn is_mesh(&self, address: IpAddr) -> bool {
-        self.maps.is_mesh(address)
-    }
-
-    pub(super) fn original_destination(&self, stream: &TcpStream) -> Option<SocketAddr> {
-        self.maps.original_destination(stream)
-    }
-}
 
 /// Enrolled pods of this node, by uid.
 pub type LocalPods = HashMap<Arc<str>, Arc<LocalPod>>;
@@ -162,6 +91,14 @@ impl Enrolment {
             leaving: Vec::new(),
             drain,
         })
+    }
+
+    /// What lets pods of this node reach each other without the agent.
+    ///
+    /// # Errors
+    /// When the kernel's maps cannot be opened.
+    pub fn shortcuts(&self) -> Result<Shortcuts, Error> {
+        Shortcuts::open(&versioned(&self.settings.pin))
     }
 
     /// Counters of the kernel's programs, for metrics and dumps.

@@ -11,7 +11,7 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{Error, addresses::canonical, enrol::LocalPod, maps::Maps, netns::Netns};
+use super::{Error, addresses::canonical, maps::Maps, netns::Netns, pod::LocalPod};
 use crate::{
     drain::Drain,
     flow::{Direction, Flow},

@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use super::{Error, addresses};
 
 /// The names of all maps, as the object has them.
-pub(super) const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 13] = [
     "NODE",
     "PODS",
     "ADDRESSES",
@@ -33,6 +33,9 @@ pub(super) const NAMES: [&str; 10] = [
     "LISTENERS",
     "HANDSHAKES",
     "PROBES",
+    "VERDICTS",
+    "FLOWS",
+    "EVENTS",
     "COUNTERS",
     "SOCKETS",
 ];
@@ -119,7 +122,7 @@ impl Maps {
     /// The cookie of the namespace of a listener that was marked before it listened.
     pub(super) fn netns_of(&self, listener: &impl AsRawFd) -> Result<u64, Error> {
         match self.mark_of(listener) {
-            Some(mark) if mark.netns != 0 => Ok(mark.netns),
+            Some(mark) if mark.tag != 0 => Ok(mark.tag),
             _ => Err(Error::Blind),
         }
     }
@@ -281,7 +284,7 @@ impl Maps {
     }
 }
 
-fn named(map: &'static str) -> impl Fn(MapError) -> Error {
+pub(super) fn named(map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { map, source }
 }
 
@@ -292,7 +295,7 @@ fn prefix(net: &IpNet) -> ([u8; 16], u32) {
     (addresses::key(net.network()), length + shift)
 }
 
-fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

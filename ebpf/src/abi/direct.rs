@@ -218,10 +218,7 @@ mod tests {
         assert_eq!(event.tuple.local_port.to_ne_bytes()[0], at(offset_of!(Arriving, local_port)));
         assert_eq!(event.kind.to_ne_bytes()[0], at(offset_of!(Event, kind)));
         assert_eq!(first(event.flow.number), at(flow));
-        assert_eq!(
-            first(event.flow.client_socket),
-            at(flow + offset_of!(Flow, client_socket))
-        );
+        assert_eq!(first(event.flow.client_socket), at(flow + offset_of!(Flow, client_socket)));
         assert_eq!(first(event.flow.up), at(flow + offset_of!(Flow, up)));
         assert_eq!(first(event.flow.down), at(flow + offset_of!(Flow, down)));
         assert_eq!(ip_bytes(event.flow.ip)[0], at(flow + offset_of!(Flow, ip)));

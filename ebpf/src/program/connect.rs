@@ -15,7 +15,8 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{
-        Ip, MAPPED, Mark, NODE_CAPTURE_ALL, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_DIRECT, ROLE_NONE,
+        Ip, MAPPED, Mark, NODE_CAPTURE_ALL, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_DIRECT,
+        ROLE_NONE,
         direct::{Dialled, Verdict},
         ip_bytes,
     },

@@ -5,8 +5,8 @@ use core::ptr::{read_volatile as read, write_volatile as write};
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,
-    maps::ring_buf::RingBufEntry,
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    maps::ring_buf::RingBufEntry,
 };
 use culvert_ebpf::{
     abi::{
@@ -26,12 +26,7 @@ use super::{
 /// The SYN of a socket that `connect()` let go by a verdict is about to leave: time may have passed,
 /// so the verdict is asked for once more.
 #[inline(always)]
-pub(super) unsafe fn open_directly(
-    ops: *mut bpf_sock_ops,
-    mark: &Mark,
-    netns: u64,
-    ends: &Ends,
-) {
+pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u64, ends: &Ends) {
     // SAFETY: as in `sockops::connections`.
     unsafe {
         let (key, now) = (ends.arriving(), bpf_ktime_get_ns());

@@ -8,7 +8,10 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use culvert_ebpf::{
-    abi::{Arriving, Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED, PROBE_REFUSED, direct::Flow},
+    abi::{
+        Arriving, Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED, PROBE_REFUSED,
+        direct::Flow,
+    },
     decide::{Exemption, Steer, probe_holds, steer as decide},
     flow::Sockets,
     why::Why,
