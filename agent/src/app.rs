@@ -163,7 +163,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     telemetry.begin_drain();
     let finished = connections.stop(config.shutdown.grace).await;
     if let Some(direct) = &direct {
-        direct.cut();
+        direct.cut().await;
     }
     background.force();
     background.stop(Duration::ZERO).await;

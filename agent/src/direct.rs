@@ -6,30 +6,30 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use culvert_ebpf::abi::{MAX_FLOWS, MAX_VERDICTS, direct::VERDICT_NS};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
     clock,
-    discovery::Service,
     drain::Drain,
     flow::Direction,
     inbound::{Caller, Inbound},
     policy::Verdict,
-    redirect::{self, DirectEvent, DirectFlow, Events, LocalPod, LocalPods, Shortcuts, Way},
-    relay::Counters,
-    route::{Load, Loads, NextHop},
-    telemetry::{Failure, Protocol, Reason, Record},
+    redirect::{self, DirectEvent, DirectFlow, Events, LocalPod, LocalPods, Shortcuts},
+    route::{Loads, NextHop},
+    telemetry::{Protocol, Record},
 };
 
+mod pass;
 mod standing;
 
+use pass::{Cut, Open, Pass};
 pub use standing::{Question, Standing, is_sole, standing};
 
 /// How often verdicts are extended: twice in the time that they hold.
@@ -40,8 +40,8 @@ const IN_USE: Duration = Duration::from_secs(60);
 const MOST_FLOWS: usize = MAX_FLOWS / 4 * 3;
 /// Events that are looked at in one turn.
 const MOST_EVENTS: usize = 256;
-/// A client that is answered nothing repeats its SYN after this long.
-const SYN_REPEATED: Duration = Duration::from_secs(1);
+/// How long the last events may take.
+const LAST_EVENTS: Duration = Duration::from_millis(500);
 /// Pause before it is looked again whether all connections have ended.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -75,30 +75,6 @@ struct Table {
     searched: u64,
     /// No verdicts any more.
     stopping: bool,
-}
-
-/// One verdict.
-#[derive(Debug)]
-struct Pass {
-    source: Arc<LocalPod>,
-    dialled: SocketAddr,
-    server: Arc<LocalPod>,
-    endpoint: SocketAddr,
-    service: Option<Arc<Service>>,
-    used: Instant,
-    /// By now it is the opposite.
-    denied: Option<Verdict>,
-    /// By the client's socket.
-    open: HashMap<u64, Open>,
-}
-
-/// Both sides' records of a connection.
-#[derive(Debug)]
-struct Open {
-    outbound: Record,
-    inbound: Record,
-    counters: Arc<Counters>,
-    _load: Load,
 }
 
 impl Direct {
@@ -148,7 +124,7 @@ impl Direct {
             endpoint: hop.endpoint,
             service,
             used: clock::now(),
-            denied: None,
+            cut: None,
             open: HashMap::new(),
         };
         let mut table = self.lock();
@@ -182,18 +158,14 @@ impl Direct {
             table.passes.iter().map(|(number, pass)| (*number, self.judged(pass))).collect();
         let mut denied = Vec::new();
         for (number, standing) in found {
-            match standing {
-                Standing::Holds => {}
-                Standing::Over => self.withdraw(&mut table, number),
-                Standing::Denied(verdict) => {
-                    self.withdraw(&mut table, number);
-                    if table.passes.get(&number).is_some_and(|pass| !pass.is_revoked()) {
-                        denied.push((number, verdict));
-                    }
-                }
+            if standing != Standing::Holds {
+                self.withdraw(&mut table, number);
+            }
+            if let Standing::Denied(verdict) = standing {
+                denied.push((number, Cut::Denied(verdict)));
             }
         }
-        self.revoke(&mut table, denied);
+        self.end(&mut table, denied);
         self.end_strays(&mut table);
         let pods = self.pods.borrow();
         table.barred.retain(|(from, to)| pods.contains_key(from) && pods.contains_key(to));
@@ -228,13 +200,21 @@ impl Direct {
         }
     }
 
-    /// Ends what is open, with its records.
-    pub fn cut(&self) {
+    /// Ends what is open, and waits a moment until the kernel has told of it.
+    pub async fn cut(&self) {
         self.stop();
-        let mut table = self.lock();
-        let all: HashSet<u64> = table.passes.keys().copied().collect();
-        self.destroy(&table, &all);
-        table.passes.clear();
+        {
+            let mut table = self.lock();
+            let all = table.passes.keys().map(|number| (*number, Cut::Drained)).collect();
+            self.end(&mut table, all);
+        }
+        let ended = async {
+            while self.lock().open > 0 {
+                tokio::time::sleep(DRAIN_PAUSE).await;
+            }
+        };
+        // What is left then is recorded without its bytes.
+        let _ = timeout(LAST_EVENTS, ended).await;
     }
 
     fn stop(&self) {
@@ -269,12 +249,14 @@ impl Direct {
         }
     }
 
-    /// Ends what is open by verdicts that are the opposite by now.
-    fn revoke(&self, table: &mut Table, denied: Vec<(u64, Verdict)>) {
-        let numbers: HashSet<u64> = denied.iter().map(|(number, _)| *number).collect();
-        for (number, verdict) in denied {
+    /// Ends what is open by these verdicts, and has not been ended already.
+    fn end(&self, table: &mut Table, mut cut: Vec<(u64, Cut)>) {
+        let is_due = |pass: &Pass| pass.cut.is_none() || !pass.open.is_empty();
+        cut.retain(|(number, _)| table.passes.get(number).is_some_and(is_due));
+        let numbers: HashSet<u64> = cut.iter().map(|(number, _)| *number).collect();
+        for (number, cut) in cut {
             if let Some(pass) = table.passes.get_mut(&number) {
-                pass.denied = Some(verdict);
+                pass.cut = Some(cut);
             }
         }
         if !numbers.is_empty() {
@@ -342,7 +324,7 @@ impl Direct {
         table.searched = lost;
         let there: HashSet<u64> = flows.iter().map(DirectFlow::id).collect();
         for pass in table.passes.values_mut() {
-            let reason = if pass.denied.is_some() { Reason::Revoked } else { Reason::Cancelled };
+            let reason = pass.lost();
             for (_, open) in pass.open.extract_if(|socket, _| !there.contains(socket)) {
                 let detail = || Some("the kernel had no room to tell its end".to_owned());
                 open.inbound.end(reason, detail());
@@ -365,7 +347,7 @@ impl Direct {
                 table.open += 1;
                 if let Some(verdict) = denied {
                     self.withdraw(&mut table, flow.number);
-                    self.revoke(&mut table, vec![(flow.number, verdict)]);
+                    self.end(&mut table, vec![(flow.number, Cut::Denied(verdict))]);
                 }
             }
             DirectEvent::Misled => self.bar(&mut table, flow),
@@ -438,57 +420,6 @@ impl Direct {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Pass {
-    fn key(&self) -> (Arc<str>, SocketAddr) {
-        (self.source.uid().clone(), self.dialled)
-    }
-
-    fn way(&self) -> Way<'_> {
-        let Self { source, dialled, server, endpoint, .. } = self;
-        Way { source, dialled: *dialled, server, endpoint: *endpoint }
-    }
-
-    fn question(&self) -> Question<'_> {
-        Question {
-            source: self.source.workload(),
-            dialled: self.dialled,
-            server: self.server.workload(),
-            endpoint: self.endpoint,
-        }
-    }
-
-    fn is_like(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.source, &other.source)
-            && Arc::ptr_eq(&self.server, &other.server)
-            && (self.dialled, self.endpoint) == (other.dialled, other.endpoint)
-    }
-
-    fn is_revoked(&self) -> bool {
-        self.denied.is_some() && self.open.is_empty()
-    }
-
-    /// How a connection ended for the server's side and for the client's.
-    fn reasons(&self, event: DirectEvent, flow: &DirectFlow) -> (Failure, Failure) {
-        let same = |reason| (Failure::new(reason, ""), Failure::new(reason, ""));
-        match (event, &self.denied) {
-            (DirectEvent::Finished, _) => same(Reason::Ok),
-            (_, Some(denied)) => {
-                (Failure::new(Reason::Revoked, denied), Failure::new(Reason::ResetByServer, ""))
-            }
-            (DirectEvent::ResetByServer, None) => same(Reason::ResetByServer),
-            (DirectEvent::Unreached, None) => {
-                let refused = Duration::from_nanos(flow.age) < SYN_REPEATED;
-                let reason = if refused { Reason::ConnectRefused } else { Reason::ConnectTimeout };
-                let failure = Failure::new(reason, "the connection did not come about");
-                (failure.clone(), failure.as_told())
-            }
-            (DirectEvent::ResetByClient | DirectEvent::Opened | DirectEvent::Misled, None) => {
-                same(Reason::ResetByClient)
-            }
-        }
     }
 }
 

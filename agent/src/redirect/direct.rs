@@ -219,13 +219,7 @@ impl Events {
     pub async fn next(&mut self, most: usize) -> io::Result<Vec<(DirectEvent, DirectFlow)>> {
         loop {
             let mut ready = self.0.readable_mut().await?;
-            let mut events = Vec::new();
-            let ring = ready.get_inner_mut();
-            while events.len() < most {
-                let Some(item) = ring.next() else { break };
-                let bytes = <&[u8; EVENT_SIZE]>::try_from(&*item).ok();
-                events.extend(bytes.map(Event::from_bytes).and_then(|event| told(&event)));
-            }
+            let events = take(ready.get_inner_mut(), most);
             if events.len() < most {
                 ready.clear_ready();
             }
@@ -234,6 +228,17 @@ impl Events {
             }
         }
     }
+}
+
+fn take(ring: &mut RingBuf<MapData>, most: usize) -> Vec<(DirectEvent, DirectFlow)> {
+    let mut events = Vec::new();
+    while events.len() < most
+        && let Some(item) = ring.next()
+    {
+        let bytes = <&[u8; EVENT_SIZE]>::try_from(&*item).ok();
+        events.extend(bytes.map(Event::from_bytes).and_then(|event| told(&event)));
+    }
+    events
 }
 
 fn told(event: &Event) -> Option<(DirectEvent, DirectFlow)> {
