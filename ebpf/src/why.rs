@@ -76,6 +76,10 @@ pub enum Why {
     OpenRevoked,
     /// A connection was opened by a verdict, and there is no room for it: it will be refused.
     OpenFull,
+    /// Such a connection was let in by the pod that the verdict names, and is established.
+    OpenAdmitted,
+    /// Somebody else answered: nothing leaves the client's socket.
+    OpenMisled,
     /// An accepted socket of a connection that goes by a verdict.
     AcceptDirect,
     /// The same, in another pod than the one that the verdict names.
@@ -94,7 +98,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason, in counter order.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::ConnectOtherProtocol,
         Self::ConnectNotEnrolled,
         Self::ConnectAgent,
@@ -130,6 +134,8 @@ impl Why {
         Self::OpenDirect,
         Self::OpenRevoked,
         Self::OpenFull,
+        Self::OpenAdmitted,
+        Self::OpenMisled,
         Self::AcceptDirect,
         Self::AcceptMisled,
         Self::FlowOpen,
@@ -177,6 +183,8 @@ impl Why {
             Self::OpenDirect => "open_direct",
             Self::OpenRevoked => "open_revoked",
             Self::OpenFull => "open_full",
+            Self::OpenAdmitted => "open_admitted",
+            Self::OpenMisled => "open_misled",
             Self::AcceptDirect => "accept_direct",
             Self::AcceptMisled => "accept_misled",
             Self::FlowOpen => "flow_open",

@@ -87,6 +87,11 @@ impl Pass {
             (_, Some(Cut::Denied(denied))) => {
                 (Failure::new(Reason::Revoked, denied), Failure::new(Reason::ResetByServer, ""))
             }
+            (_, None) if flow.was_open && !flow.was_accepted => {
+                let text = "somebody else answered than the pod";
+                let failure = Failure::new(Reason::ConnectFailed, text);
+                (failure.clone(), failure.as_told())
+            }
             (DirectEvent::ResetByServer, None) => same(Reason::ResetByServer),
             (DirectEvent::Unreached, None) => {
                 let refused = Duration::from_nanos(flow.age) < SYN_REPEATED;

@@ -17,6 +17,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
 const ENOENT: i32 = 2;
+const LOOPBACK_INDEX: u32 = 1;
 
 /// Size of a request: `nlmsghdr` and `inet_diag_req_v2`.
 const REQUEST: usize = 16 + 56;
@@ -37,12 +38,15 @@ impl Diag {
 
     /// Resets the connection at its client's socket. One that is gone is fine.
     pub(super) fn destroy(&self, flow: &DirectFlow) -> io::Result<()> {
-        let request = request(flow.source, flow.endpoint, flow.socket);
-        match self.ask(&request)? {
-            0 => Ok(()),
-            error if error == -ENOENT => Ok(()),
-            error => Err(io::Error::from_raw_os_error(-error)),
+        // The kernel may have tied it to the loopback, and is then to be asked about that.
+        for interface in [0, LOOPBACK_INDEX] {
+            match self.ask(&request((flow.source, flow.endpoint), interface, flow.socket))? {
+                0 => return Ok(()),
+                error if error == -ENOENT => {}
+                error => return Err(io::Error::from_raw_os_error(-error)),
+            }
         }
+        Ok(())
     }
 
     /// The kernel's answer, an error number below zero or zero.
@@ -59,10 +63,14 @@ impl Diag {
 /// Whether the kernel ends sockets when it is told to: it does not find the one that is asked about.
 pub(super) fn is_supported() -> io::Result<bool> {
     let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
-    Ok(Diag::open()?.ask(&request(nobody, nobody, 0))? == -ENOENT)
+    Ok(Diag::open()?.ask(&request((nobody, nobody), 0, 0))? == -ENOENT)
 }
 
-fn request(local: SocketAddr, remote: SocketAddr, cookie: u64) -> [u8; REQUEST] {
+fn request(
+    (local, remote): (SocketAddr, SocketAddr),
+    interface: u32,
+    cookie: u64,
+) -> [u8; REQUEST] {
     let mut bytes = [0; REQUEST];
     let mut at = 0;
     let mut put = |part: &[u8]| {
@@ -82,7 +90,7 @@ fn request(local: SocketAddr, remote: SocketAddr, cookie: u64) -> [u8; REQUEST] 
     put(&remote.port().to_be_bytes());
     put(&padded(local.ip()));
     put(&padded(remote.ip()));
-    put(&[0; 4]);
+    put(&interface.to_ne_bytes());
     put(&(cookie as u32).to_ne_bytes());
     put(&((cookie >> 32) as u32).to_ne_bytes());
     bytes

@@ -73,8 +73,8 @@ pub struct Flow {
     pub client_state: u16,
     /// The same of the server's socket.
     pub server_state: u16,
-    /// Always zero.
-    pub reserved: u16,
+    /// 1 once the server's pod let the SYN in.
+    pub admitted: u16,
 }
 
 /// Size of [`Flow`] in bytes.
@@ -105,7 +105,7 @@ pub const EVENT_RESET_BY_CLIENT: u32 = 2;
 pub const EVENT_RESET_BY_SERVER: u32 = 3;
 /// It never came about.
 pub const EVENT_UNREACHED: u32 = 4;
-/// It reached another pod than the one that the verdict names.
+/// It reached somebody else than the pod that the verdict names; nothing was sent.
 pub const EVENT_MISLED: u32 = 5;
 
 impl Dialled {
@@ -171,7 +171,7 @@ impl Flow {
             port: u16::from_ne_bytes(part(bytes, 80)),
             client_state: u16::from_ne_bytes(part(bytes, 82)),
             server_state: u16::from_ne_bytes(part(bytes, 84)),
-            reserved: 0,
+            admitted: u16::from_ne_bytes(part(bytes, 86)),
         }
     }
 }

@@ -5,7 +5,7 @@ use core::ptr::{read_volatile as read, write_volatile as write};
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt},
     maps::ring_buf::RingBufEntry,
 };
 use culvert_ebpf::{
@@ -22,6 +22,11 @@ use super::{
     maps::{EVENTS, FLOWS, PROBES, VERDICTS},
     sockops::{Ends, follow},
 };
+
+const SOL_SOCKET: i32 = 1;
+const SO_BINDTOIFINDEX: i32 = 62;
+/// The loopback is the first interface of every namespace.
+const LOOPBACK_INDEX: u32 = 1;
 
 /// The SYN of a socket that `connect()` let go by a verdict is about to leave: time may have passed,
 /// so the verdict is asked for once more.
@@ -64,7 +69,7 @@ pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u
             port: mark.port,
             client_state: 0,
             server_state: 0,
-            reserved: 0,
+            admitted: 0,
         };
         if FLOWS.insert(&key, &flow, 0).is_err() {
             let _ = PROBES.insert(&key, &PROBE_REFUSED, 0);
@@ -72,6 +77,28 @@ pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u
         }
         let _ = PROBES.remove(&key);
         count(Why::OpenDirect);
+    }
+}
+
+/// The other side answered. If it was not the pod that let the SYN in, addresses changed hands, or
+/// were translated on the way: the socket is tied to the loopback, where nothing of it arrives, also
+/// not the last step of the handshake. The agent ends it.
+#[inline(always)]
+pub(super) unsafe fn answered_directly(ops: *mut bpf_sock_ops, ends: &Ends) {
+    // SAFETY: as in `sockops::connections`.
+    unsafe {
+        let key = ends.arriving();
+        let flow = FLOWS.get_ptr_mut(&key);
+        if flow.is_some_and(|flow| read(&raw const (*flow).admitted) != 0) {
+            return count(Why::OpenAdmitted);
+        }
+        let mut loopback = LOOPBACK_INDEX;
+        let size = size_of::<u32>() as i32;
+        bpf_setsockopt(ops.cast(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut loopback).cast(), size);
+        if let Some(flow) = flow {
+            tell(event(), EVENT_MISLED, &key, flow);
+        }
+        count(Why::OpenMisled);
     }
 }
 

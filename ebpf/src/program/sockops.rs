@@ -4,8 +4,9 @@ use core::{ffi::c_void, ptr::read_volatile as read};
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock_ops,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock_ops,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
@@ -21,7 +22,7 @@ use culvert_ebpf::{
 
 use super::{
     count::count,
-    flow::{accepted_directly, moved, open_directly},
+    flow::{accepted_directly, answered_directly, moved, open_directly},
     maps::{ADDRESSES, HANDSHAKES, NODE, PROBES, mark_of, mark_or_new},
 };
 
@@ -40,6 +41,7 @@ pub(super) fn connections(ctx: SockOpsContext) -> u32 {
         }
         if event != BPF_SOCK_OPS_TCP_CONNECT_CB
             && event != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+            && event != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
             && event != BPF_SOCK_OPS_TCP_LISTEN_CB
         {
             count(Why::EventUnused);
@@ -53,6 +55,7 @@ pub(super) fn connections(ctx: SockOpsContext) -> u32 {
         match event {
             BPF_SOCK_OPS_TCP_CONNECT_CB => opening(ops, socket),
             BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ops, socket),
+            BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => answered(ops, socket),
             _ => listening(ops, socket),
         }
     }
@@ -91,6 +94,18 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
         // A note that cannot be written leaves the accepted socket unmarked, and the agent closes it.
         let _ = HANDSHAKES.insert(&key, &note, 0);
         count(Why::OpenNoted);
+    }
+}
+
+/// A connection is established on its dialling side, before its first byte leaves.
+#[inline(always)]
+unsafe fn answered(ops: *mut bpf_sock_ops, socket: *mut c_void) {
+    // SAFETY: as in `connections`.
+    unsafe {
+        match mark_of(socket) {
+            Some(mark) if (*mark).role == ROLE_DIRECT => answered_directly(ops, &Ends::of(ops)),
+            _ => count(Why::EventUnused),
+        }
     }
 }
 

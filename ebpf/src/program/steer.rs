@@ -72,12 +72,18 @@ unsafe fn exemption(arriving: &Arriving) -> Exemption {
             Some(at) if probe_holds(*at, bpf_ktime_get_ns()) => return Exemption::Probe,
             Some(_) | None => {}
         }
-        match FLOWS.get(arriving) {
-            Some(flow) if awaited(flow) => match VERDICTS.get(&flow.dialled()) {
-                Some(verdict) if verdict.number == flow.number => Exemption::Direct,
-                Some(_) | None => Exemption::Revoked,
-            },
-            Some(_) | None => Exemption::None,
+        let Some(flow) = FLOWS.get_ptr_mut(arriving) else {
+            return Exemption::None;
+        };
+        if !awaited(&*flow) {
+            return Exemption::None;
+        }
+        match VERDICTS.get(&(*flow).dialled()) {
+            Some(verdict) if verdict.number == (*flow).number => {
+                (*flow).admitted = 1;
+                Exemption::Direct
+            }
+            Some(_) | None => Exemption::Revoked,
         }
     }
 }
