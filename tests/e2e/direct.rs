@@ -6,7 +6,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use e2e::{Agent, Factory, Lab, Pod, until};
+use e2e::{Agent, Factory, Lab, Pod, system::ip, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use socket2::SockRef;
 
 use crate::{
@@ -395,17 +399,23 @@ fn an_address_that_another_pod_has_by_now_inherits_nothing() -> Result<()> {
     let mut open = node.directly(&node.client, to)?;
     ask(&mut open, 1)?;
     let OneNode { agent, client, server, lab } = node;
-    // The same address, another pod: nobody told the agent yet.
+    // The same address, another pod, and nobody can tell the agent: it stands still.
+    let still = |signal| kill(Pid::from_raw(agent.pid().cast_signed()), signal);
+    still(Signal::SIGSTOP)?;
     let server = lab.renew(server)?;
+    let name = client.netns().file_name().and_then(|name| name.to_str());
+    ip(name, "neigh flush dev eth0\n")?;
     let listener = server.inside.listen(to)?;
     listener.set_nonblocking(true)?;
-    if let Ok(mut stream) = client.inside.connect(to) {
-        let _ = stream.write_all(b"hello");
-        let cut = stream.read(&mut [0; 8]);
-        assert!(cut.as_ref().is_err_and(|error| error.kind() != ErrorKind::WouldBlock), "{cut:?}");
-    }
+    let mut near = client.inside.connect(to)?;
+    near.write_all(b"for the old pod")?;
+    still(Signal::SIGCONT)?;
+    assert!(near.read(&mut [0; 8]).is_err(), "an answer");
     let accepted = listener.accept();
-    assert!(accepted.is_err(), "it was for the old pod: {accepted:?}");
+    assert!(accepted.is_err(), "the new pod took it: {accepted:?}");
+    assert_eq!(agent.kernel("open_misled")?, 1);
+    let source = near.local_addr()?;
+    agent.record("it failed", |r| r.source == source && r.reason == "connect_failed");
     drop(listener);
     echo(server.inside.listen(to)?);
     until("the new pod is reached through the agent", || {
