@@ -302,6 +302,34 @@ fn a_denial_ends_exactly_what_it_denies_within_a_second() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn sockets_of_either_family_go_past_the_agent_and_are_ended() -> Result<()> {
+    let node = OneNode::new()?;
+    for at in [node.server.at(80), node.server.at6(80)] {
+        echo(node.server.inside.listen(at)?);
+        node.introduce(&node.client, at)?;
+    }
+    let mapped = SocketAddr::from((node.server.v4.to_ipv6_mapped(), 80));
+    let mut open = Vec::new();
+    for to in [node.server.at(80), node.server.at6(80), mapped] {
+        let mut stream = node.directly(&node.client, to)?;
+        ask(&mut stream, 1)?;
+        assert_eq!(stream.peer_addr()?, to);
+        open.push(stream);
+    }
+    node.deny("client")?;
+    for stream in &mut open {
+        let cut = stream.read(&mut [0; 8]).expect_err("a cut, not an end");
+        assert_ne!(cut.kind(), ErrorKind::WouldBlock, "{stream:?}");
+        let source = stream.local_addr()?;
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        for record in node.both(source, ["reset_by_server", "revoked"]) {
+            assert_eq!((record.bytes_sent, record.bytes_recv), (8, 8));
+        }
+    }
+    Ok(())
+}
+
 /// Connections that were answered, as many as there is time for.
 fn keeps_dialling(inside: &Factory, to: SocketAddr) -> Vec<TcpStream> {
     let start = Instant::now();
