@@ -23,4 +23,5 @@ mod policy;
 mod report;
 mod service;
 mod stop;
+mod verdict;
 mod waypoint;
