@@ -336,10 +336,10 @@ impl Operators<'_> {
         self.observe(enrolment, self.pods.clone());
         let join = self.config.same_node == SameNode::Direct;
         let (dump, status) = (self.dump()?, self.status(enrolment, readiness.clone()));
-        let (explained, is_held, stop) = (self.snapshot, enrolment.mesh(), quit.clone());
+        let (explained, held, stop) = (self.snapshot, enrolment.held(), quit.clone());
         let admin = Arc::new(Admin {
             explain: Box::new(move |source, destination| {
-                let choice = Choice { join, is_held: &is_held, ..Choice::default() };
+                let choice = Choice { join, held: &held, ..Choice::default() };
                 explain(&explained.borrow(), &choice, (source, destination))
             }),
             dump: Box::new(dump),
@@ -437,6 +437,10 @@ fn capture_settings(config: &Config) -> redirect::Settings {
         pin: capture.pin.clone(),
         pods_cgroup: capture.pods_cgroup.clone().unwrap_or(pods),
         node_cgroup: capture.node_cgroup.clone().unwrap_or(node),
+        congestion_control: match config.congestion_control.as_str() {
+            "system" => None,
+            name => Some(name.into()),
+        },
     }
 }
 

@@ -33,6 +33,10 @@ pub struct Config {
     /// How two enrolled pods of this node talk to each other.
     #[serde(default)]
     pub same_node: SameNode,
+    /// The TCP congestion control of connections between agents and to the pods beside them;
+    /// `system`: what the node's other connections have.
+    #[serde(default = "congestion_control")]
+    pub congestion_control: String,
     /// Where Kubernetes objects come from.
     #[serde(default)]
     pub manifests: Manifests,
@@ -278,6 +282,10 @@ fn cluster() -> String {
 
 fn root_namespace() -> String {
     "istio-system".into()
+}
+
+fn congestion_control() -> String {
+    "cubic".into()
 }
 
 fn cluster_domain() -> String {

@@ -6,6 +6,7 @@ pub mod authority;
 pub mod client;
 mod handshake;
 pub mod headers;
+pub mod http2;
 pub mod pool;
 pub mod record;
 mod secure;
@@ -32,12 +33,8 @@ pub const REQUEST_HEADERS: u32 = 64 << 10;
 pub const STREAMS_ACCEPTED: u32 = 200;
 /// Streams that we open on one connection before we dial another.
 pub const STREAMS_OPENED: usize = 100;
-/// Bytes of one stream that wait to be sent.
-pub const SEND_BUFFER: usize = 400 << 10;
-/// A connection is asked whether it lives this long after it last answered.
+/// A connection is asked this often whether it lives; when two questions were not answered, it is dead.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// A connection that does not answer for this long is dead.
-pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// TLS and HTTP/2 must have agreed after this long.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A CONNECT must be answered after this long; the far agent's own dial may take ten seconds.
@@ -65,16 +62,13 @@ pub enum Error {
     },
     /// HTTP/2 failed before the tunnel was open.
     #[error("http2 handshake failed: {0}")]
-    Http2(#[source] Arc<h2::Error>),
+    Http2(#[source] http2::Broken),
     /// The peer refused the CONNECT.
     #[error("http status: {0}")]
     Status(http::StatusCode),
     /// The peer did not answer in time.
     #[error("no answer within {}s", .0.as_secs())]
     Timeout(Duration),
-    /// The request could not be written as HTTP.
-    #[error("request cannot be expressed in HTTP: {0}")]
-    Request(Arc<http::Error>),
     /// As many connections to agents are open as may be.
     #[error("{0} tunnel connections are open, which is limits.max_tunnels")]
     Full(usize),

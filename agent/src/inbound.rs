@@ -205,11 +205,14 @@ impl Inbound {
     /// # Errors
     /// When a policy refuses it, or the application cannot be reached.
     pub async fn join(self, pod: Arc<LocalPod>, caller: Caller) -> Result<Joined, Failure> {
-        let (record, judged) = self.arrive(&pod, &caller);
+        let (mut record, judged) = self.arrive(&pod, &caller);
+        // Who waited for the application may do so no longer.
+        record.unless_told = Reason::ResetByClient;
         let reached = match judged {
             Ok(()) => deliver(&pod, caller.target, caller.source).await,
             Err(denied) => Err(denied),
         };
+        record.unless_told = Reason::Cancelled;
         match reached {
             Ok(server) => Ok(Joined { inbound: self, pod, caller, server, record }),
             Err(failure) => {

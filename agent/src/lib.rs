@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod route;
 
 pub mod hbone;
+pub mod read;
 pub mod redirect;
 pub mod relay;
 

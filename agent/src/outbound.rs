@@ -119,8 +119,12 @@ impl Outbound {
             let hop = self.choose(&snapshot, pod, to, &tried)?;
             record.service.clone_from(&hop.service);
             record.destination.workload.clone_from(&hop.workload);
+            // What an earlier one has proven is not this one's.
+            (record.source.identity, record.destination.identity) = (None, None);
             let load = hop.workload.as_ref().map(|workload| self.loads.open(&workload.uid));
-            let patience = if hop.others { SILENCE_BORNE } else { Duration::MAX };
+            // The last one that may be tried gets all the time that there is.
+            let skips = hop.others && tried.len() < MOST_SKIPPED;
+            let patience = if skips { SILENCE_BORNE } else { Duration::MAX };
             let dialled = timeout(patience, self.dial(pod, flow, &hop, record)).await;
             let failure = match dialled.unwrap_or_else(|_| Err(silent(&hop))) {
                 Ok(reached) => return Ok((reached, load)),
@@ -133,8 +137,8 @@ impl Outbound {
             }
             let refused = failure.reason == Reason::ConnectRefused && hop.via != Via::Plain;
             let patient = clock::now().saturating_duration_since(began) < REFUSALS_BORNE;
-            if own && tried.len() <= MOST_SKIPPED && hop.others {
-                record.skip(hop.endpoint, failure.reason);
+            if own && skips {
+                record.skip(hop.dialled(), failure.reason);
             } else if refused && patient {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -148,15 +152,15 @@ impl Outbound {
     fn choose(
         &self,
         snapshot: &Snapshot,
-        pod: &LocalPod,
+        pod: &Arc<LocalPod>,
         to: SocketAddr,
         tried: &[Arc<str>],
     ) -> Result<NextHop, route::Error> {
         let now = clock::now();
         let load = |uid: &str| self.loads.of(uid, now);
         let join = self.joining.is_some();
-        let is_held = &|address| pod.is_mesh(address);
-        let choice = Choice { tried, load: &load, random: rand::random(), join, is_held };
+        let held = &|address| pod.held(address);
+        let choice = Choice { tried, load: &load, random: rand::random(), join, held };
         route::next_hop(snapshot, pod.uid(), to, &choice)
     }
 
@@ -179,7 +183,7 @@ impl Outbound {
 
     async fn tunnel(
         &self,
-        pod: &LocalPod,
+        pod: &Arc<LocalPod>,
         (address, expected, head): (SocketAddr, &[Identity], &ConnectHead),
         record: &mut Record,
     ) -> Result<Upstream, Failure> {
@@ -232,7 +236,7 @@ impl Outbound {
 
     async fn open(
         &self,
-        pod: &LocalPod,
+        pod: &Arc<LocalPod>,
         source: SocketAddr,
         (address, expected): (SocketAddr, &[Identity]),
         head: &ConnectHead,
@@ -246,7 +250,10 @@ impl Outbound {
             address,
             expected: expected.to_vec(),
         };
-        let dial = || pod.connect(address, None);
+        let dial = || {
+            let pod = pod.clone();
+            async move { pod.connect(address, None).await }
+        };
         // Boxed, so that the connections that live on do not pay for the handshake's room.
         Ok(Box::pin(self.pool.open(&key, &credentials, head, dial)).await?)
     }
@@ -263,7 +270,7 @@ impl Outbound {
 }
 
 fn silent(hop: &NextHop) -> Failure {
-    let text = format!("{} kept silent for {SILENCE_BORNE:?}", hop.endpoint);
+    let text = format!("{} kept silent for {SILENCE_BORNE:?}", hop.dialled());
     Failure::new(Reason::ConnectTimeout, text)
 }
 
@@ -282,7 +289,7 @@ async fn plain(
         return Err(Failure::new(Reason::Loop, "attempted recursive call to ourselves"));
     }
     let client = own.then_some(flow.source);
-    let dialled = timeout(CONNECT_TIMEOUT, pod.connect(hop.endpoint, client)).await;
+    let dialled = timeout(CONNECT_TIMEOUT, pod.connect_outside(hop.endpoint, client)).await;
     let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
     dialled.map(Upstream::Plain).map_err(|error| Failure::dial(&error))
 }

@@ -6,7 +6,7 @@
 //! takes a cut stream for a whole one.
 use std::{
     future::Future,
-    io,
+    io::{self, IoSlice},
     net::Shutdown,
     sync::{
         Arc,
@@ -15,19 +15,21 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::net::TcpStream;
 
-use crate::hbone::{
-    Tunnel,
-    tunnel::{TunnelSink, TunnelSource},
+use crate::{
+    hbone::{
+        Tunnel,
+        http2::Pieces,
+        tunnel::{TunnelSink, TunnelSource},
+    },
+    read::ReadSize,
 };
 
-/// What a read starts with, bytes.
-const SMALLEST_READ: usize = 4 << 10;
-/// What a read grows to while the sender fills it, bytes.
-const LARGEST_READ: usize = 128 << 10;
+/// Pieces that one write takes.
+const MOST_PIECES: usize = 64;
 
 /// Bytes of one connection, counted as they are passed on.
 #[derive(Debug, Default)]
@@ -62,16 +64,16 @@ pub trait End {
 
 /// What comes out of an end.
 pub trait Source {
-    /// The next bytes; `None` at the end.
-    fn next(&mut self) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
+    /// The next bytes, into `pieces`, which are empty; `false` at the end.
+    fn next(&mut self, pieces: &mut Pieces) -> impl Future<Output = io::Result<bool>> + Send;
     /// As many of them have been passed on.
     fn release(&mut self, bytes: usize);
 }
 
 /// What goes into an end.
 pub trait Sink {
-    /// Passes all of `bytes` on.
-    fn put(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<()>> + Send;
+    /// Passes all pieces on, and leaves none.
+    fn put(&mut self, pieces: &mut Pieces) -> impl Future<Output = io::Result<()>> + Send;
     /// Says that nothing more will come.
     fn finish(&mut self) -> io::Result<()>;
     /// Says that the connection broke.
@@ -147,9 +149,10 @@ async fn pump(
     sink: &mut impl Sink,
     count: &AtomicU64,
 ) -> Result<(), Side> {
-    while let Some(bytes) = source.next().await.map_err(|_| Side::Source)? {
-        let length = bytes.len();
-        sink.put(bytes).await.map_err(|_| Side::Sink)?;
+    let mut pieces = Pieces::new();
+    while source.next(&mut pieces).await.map_err(|_| Side::Source)? {
+        let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        sink.put(&mut pieces).await.map_err(|_| Side::Sink)?;
         count.fetch_add(length as u64, Ordering::Relaxed);
         source.release(length);
         // Where both sides are always ready nothing else would let other connections run.
@@ -165,7 +168,7 @@ async fn pump(
 #[derive(Debug)]
 pub struct TcpSource {
     stream: Arc<TcpStream>,
-    size: usize,
+    size: ReadSize,
 }
 
 /// What goes into a socket.
@@ -181,20 +184,20 @@ impl End for TcpStream {
     fn split(self) -> (TcpSource, TcpSink) {
         linger(&self, Some(Duration::ZERO));
         let stream = Arc::new(self);
-        (TcpSource { stream: stream.clone(), size: SMALLEST_READ }, TcpSink(stream))
+        (TcpSource { stream: stream.clone(), size: ReadSize::default() }, TcpSink(stream))
     }
 }
 
 impl Source for TcpSource {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    async fn next(&mut self, pieces: &mut Pieces) -> io::Result<bool> {
         loop {
             self.stream.readable().await?;
-            let mut buffer = BytesMut::with_capacity(self.size);
-            match self.read(&mut buffer) {
-                Ok(0) => return Ok(None),
-                Ok(read) => {
-                    self.size = next_size(self.size, read);
-                    return Ok(Some(buffer.freeze()));
+            let mut buffer = BytesMut::new();
+            match self.size.read(&self.stream, &mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(_) => {
+                    pieces.push_back(buffer.freeze());
+                    return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -205,40 +208,11 @@ impl Source for TcpSource {
     fn release(&mut self, _bytes: usize) {}
 }
 
-impl TcpSource {
-    /// One read. When it does not fill the buffer there is nothing left, and to say so saves the
-    /// read that would find out: epoll reports an edge when more comes (epoll(7), "Edge-triggered").
-    fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let room = self.size;
-        let mut done = None;
-        let drained = self.stream.try_io(Interest::READABLE, || {
-            let read = self.stream.try_read_buf(buffer)?;
-            done = Some(read);
-            if (1..room).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        match done {
-            Some(read) => Ok(read),
-            None => drained.map(|()| 0),
-        }
-    }
-}
-
-/// Reads grow while the sender fills them, and shrink when it no longer does.
-fn next_size(size: usize, read: usize) -> usize {
-    if read == size {
-        (size * 2).min(LARGEST_READ)
-    } else if read < size / 4 {
-        (size / 2).max(SMALLEST_READ)
-    } else {
-        size
-    }
-}
-
 impl Sink for TcpSink {
-    async fn put(&mut self, mut bytes: Bytes) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.0.try_write(&bytes) {
-                Ok(written) => drop(bytes.split_to(written)),
+    async fn put(&mut self, pieces: &mut Pieces) -> io::Result<()> {
+        while !pieces.is_empty() {
+            match self.write(pieces) {
+                Ok(written) => forget(pieces, written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.0.writable().await?
                 }
@@ -259,6 +233,34 @@ impl Sink for TcpSink {
     }
 }
 
+impl TcpSink {
+    fn write(&self, pieces: &Pieces) -> io::Result<usize> {
+        if let [piece] = pieces.as_slices().0
+            && pieces.len() == 1
+        {
+            return self.0.try_write(piece);
+        }
+        let mut slices = [IoSlice::new(&[]); MOST_PIECES];
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        self.0.try_write_vectored(&slices[..pieces.len().min(MOST_PIECES)])
+    }
+}
+
+/// Removes what was written.
+fn forget(pieces: &mut Pieces, mut written: usize) {
+    while let Some(piece) = pieces.front_mut() {
+        let taken = piece.len().min(written);
+        piece.advance(taken);
+        written -= taken;
+        if !piece.is_empty() {
+            return;
+        }
+        pieces.pop_front();
+    }
+}
+
 /// Fails only for what is not a socket.
 fn linger(stream: &TcpStream, time: Option<Duration>) {
     let _ = SockRef::from(stream).set_linger(time);
@@ -274,8 +276,8 @@ impl End for Tunnel {
 }
 
 impl Source for TunnelSource {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        TunnelSource::next(self).await
+    async fn next(&mut self, pieces: &mut Pieces) -> io::Result<bool> {
+        TunnelSource::next(self, pieces).await
     }
 
     fn release(&mut self, bytes: usize) {
@@ -284,8 +286,8 @@ impl Source for TunnelSource {
 }
 
 impl Sink for TunnelSink {
-    async fn put(&mut self, bytes: Bytes) -> io::Result<()> {
-        TunnelSink::put(self, bytes).await
+    async fn put(&mut self, pieces: &mut Pieces) -> io::Result<()> {
+        TunnelSink::put(self, pieces).await
     }
 
     fn finish(&mut self) -> io::Result<()> {

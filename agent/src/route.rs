@@ -16,7 +16,7 @@ use crate::{
 pub mod endpoint;
 pub mod load;
 
-pub use endpoint::Choice;
+pub use endpoint::{Choice, Held};
 pub use load::{Load, Loads};
 
 use endpoint::Chosen;
@@ -34,6 +34,24 @@ pub struct NextHop {
     pub service: Option<Arc<Service>>,
     /// Whether others could take the connection, if this one does not.
     pub others: bool,
+}
+
+impl NextHop {
+    fn plain(
+        workload: Option<Arc<Workload>>,
+        endpoint: SocketAddr,
+        service: Option<Arc<Service>>,
+    ) -> Self {
+        Self { via: Via::Plain, endpoint, workload, service, others: false }
+    }
+
+    /// The address that stands for what is dialled: a waypoint's own, else the endpoint's.
+    pub fn dialled(&self) -> SocketAddr {
+        match self.via {
+            Via::Waypoint { address, .. } => address,
+            Via::Plain | Via::Tunnel { .. } | Via::Joined => self.endpoint,
+        }
+    }
 }
 
 /// How a hop is reached.
@@ -114,9 +132,44 @@ pub fn next_hop(
     choice: &Choice<'_>,
 ) -> Result<NextHop, Error> {
     let from = From { snapshot, client: snapshot.workload(source), source };
-    match snapshot.service_at(destination.ip()) {
+    let (address, service) = (destination.ip(), snapshot.service_at(destination.ip()));
+    // What describes an address may be damaged, and what is known now of its surroundings is not it.
+    if snapshot.is_partial() && !snapshot.has_address(address) {
+        match (choice.held)(address) {
+            Held::Itself => return Err(Error::Damaged(address)),
+            Held::InRange if service.is_none() => return Err(Error::Damaged(address)),
+            Held::InRange | Held::No => {}
+        }
+    }
+    match service {
         Some(service) => from.to_service(service, destination, choice),
         None => from.to_address(destination, choice),
+    }
+}
+
+/// Where a connection of a client that is not of the mesh ends, as the node's own rules would have it.
+///
+/// # Errors
+/// When a service has nobody who would take it.
+pub fn unmeshed_hop(
+    snapshot: &Snapshot,
+    source: &str,
+    destination: SocketAddr,
+    choice: &Choice<'_>,
+) -> Result<NextHop, Error> {
+    let from = From { snapshot, client: snapshot.workload(source), source };
+    let service = snapshot.service_at(destination.ip()).filter(|service| !service.passthrough);
+    let Some(service) = service else {
+        let workload = snapshot.workload_at(destination.ip()).cloned();
+        return Ok(NextHop::plain(workload, destination, None));
+    };
+    let client = from.client.map(|client| &**client);
+    match endpoint::of_service(snapshot, service, (client, destination), choice) {
+        Ok(chosen) => Ok(NextHop::plain(Some(chosen.workload), chosen.at, Some(service.clone()))),
+        Err(Error::NoEndpoint { .. }) if from.has_only_outsiders(service) => {
+            Ok(NextHop::plain(None, destination, Some(service.clone())))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -161,10 +214,13 @@ impl From<'_> {
     /// rules find them. A pod that is not known yet is none of those: it may be of the mesh.
     fn has_only_outsiders(&self, service: &Service) -> bool {
         let workload = |uid: &str| self.snapshot.workload(uid);
-        let on_node = |uid: &str| workload(uid).is_some_and(|w| w.addresses.is_empty());
+        // A pod of the mesh may lack an address for a moment; one of the node's network has none.
+        let is_node = |w: &Arc<Workload>| w.addresses.is_empty() && w.protocol == Protocol::Tcp;
+        let on_node = |uid: &str| workload(uid).is_some_and(is_node);
         let outsider = |of: &Outsider| match of {
             Outsider::Address(address) => self.snapshot.workload_at(*address).is_none(),
             Outsider::Pod(uid) => on_node(uid),
+            Outsider::Anybody => false,
         };
         !self.snapshot.is_partial()
             && service.endpoints.keys().all(|uid| on_node(uid))
@@ -180,10 +236,6 @@ impl From<'_> {
             && *to.uid != *self.source
         {
             return self.to_waypoint(waypoint, (&to.uid, destination), choice);
-        }
-        let address = destination.ip();
-        if workload.is_none() && self.snapshot.is_partial() && (choice.is_held)(address) {
-            return Err(Error::Damaged(address));
         }
         self.to_workload(workload, destination, choice)
     }

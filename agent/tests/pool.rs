@@ -17,6 +17,7 @@ use culvert_agent::{
     drain::Drain,
     hbone::{
         Authority, Baggage, ConnectHead, Error, STREAMS_OPENED, TraceParent,
+        http2::Pieces,
         pool::{Opened, Pool, PoolKey, PoolLimits},
         server,
     },
@@ -78,8 +79,9 @@ impl Fixture {
             baggage: None,
             trace: TraceParent::new([1, 2, 3]),
         };
-        let credentials = self.credentials(&key.own.to_string());
-        pool.open(key, &credentials, &head, || TcpStream::connect(self.address)).await
+        let credentials = Arc::new(self.credentials(&key.own.to_string()));
+        let address = self.address;
+        pool.open(key, &credentials, &head, || TcpStream::connect(address)).await
     }
 
     fn accepted(&self) -> usize {
@@ -104,7 +106,12 @@ async fn serve(stream: TcpStream, credentials: Arc<Credentials>, drain: Drain) {
     let keep = |incoming: server::Incoming| {
         let tunnel = incoming.accept(&Baggage::default()).expect("a live stream");
         let (mut source, _sink) = tunnel.split();
-        drain.spawn(async move { while let Ok(Some(_)) = source.next().await {} });
+        drain.spawn(async move {
+            let mut pieces = Pieces::new();
+            while let Ok(true) = source.next(&mut pieces).await {
+                pieces.clear();
+            }
+        });
     };
     let _ = server::serve(stream, &credentials, &drain, keep).await;
 }
@@ -215,7 +222,7 @@ async fn a_connection_that_died_meanwhile_is_replaced() {
     let mut key = key;
     key.address = from;
     // Certificates of the other server come from another root: only the dial is looked at.
-    let credentials = fixture.credentials(CLIENT);
+    let credentials = Arc::new(fixture.credentials(CLIENT));
     let answer = pool.open(&key, &credentials, &head, || TcpStream::connect(to)).await;
     assert!(matches!(answer, Err(Error::Tls(_))), "{answer:?}");
     assert_eq!(replacement.accepted(), 1, "the dead connection was not replaced");

@@ -2,7 +2,7 @@
 use std::process::Output;
 
 use anyhow::{Context, Result};
-use e2e::{Agent, until};
+use e2e::{Agent, factory::lab_command, until};
 use serde_json::Value;
 
 use crate::{
@@ -20,6 +20,24 @@ fn open(agent: &Agent, direction: &str) -> Result<Vec<Value>> {
     let pods = dump["workloadState"].as_object().context("no pods")?;
     let lists = pods.values().filter_map(|pod| pod["connections"][direction].as_array());
     Ok(lists.flatten().cloned().collect())
+}
+
+#[test]
+fn connections_between_agents_have_the_congestion_control_that_was_asked_for() -> Result<()> {
+    for (extra, expected) in [("", "cubic"), ("agent.congestion_control = \"reno\"", "reno")] {
+        let mesh = Mesh::with(extra)?;
+        echo(mesh.server.inside.listen(mesh.server.at(80))?);
+        let mut open = mesh.client.inside.connect(mesh.server.at(80))?;
+        ask(&mut open, 1)?;
+        for pod in [&mesh.client, &mesh.server] {
+            let said = lab_command(pod.netns(), pod.cgroup())
+                .args(["--", "ss", "-tinH", "( sport = :15008 or dport = :15008 )"])
+                .output()?;
+            let said = String::from_utf8(said.stdout)?;
+            assert!(said.contains(expected), "{expected} is not in {said}");
+        }
+    }
+    Ok(())
 }
 
 #[test]

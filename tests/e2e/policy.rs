@@ -5,7 +5,7 @@ use anyhow::Result;
 use e2e::{Lab, Pod, lab::PodSpec, until};
 
 use crate::{
-    explain::explained,
+    explain::{agrees, explained},
     mesh::{Mesh, ask, echo, is_cut, joined, pod, unmeshed},
 };
 
@@ -140,8 +140,7 @@ fn allow_and_deny_by_principal_namespace_port_and_address() -> Result<()> {
         mesh.lab.apply("policy.yaml", &policy(action, rule))?;
         until(&format!("{action} {rule}"), || passes(to) == on_80 && passes(other) == on_81);
         for (address, allowed) in [(to, on_80), (other, on_81)] {
-            let said = explained(&mesh.lab, "shop/client", &address.to_string())?;
-            assert_eq!(said["allowed"], allowed, "{action} {rule} {address}: {said:#}");
+            agrees(&mesh.lab, ("shop/client", &address.to_string()), allowed);
         }
     }
     let dump = mesh.a2.dump()?;

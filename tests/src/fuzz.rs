@@ -2,9 +2,14 @@
 //! their corpus.
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use culvert_agent::{
     config::Config,
-    hbone::{Authority, Baggage, Forwarded, TraceParent, record},
+    hbone::{
+        Authority, Baggage, Forwarded, TraceParent,
+        http2::{reader::Reader, streams::Streams},
+        record,
+    },
     identity::{Identity, svid::claimed_identity},
     manifest::{Folder, Settings, compile},
 };
@@ -13,12 +18,13 @@ use culvert_agent::{
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("authority", authority),
     ("baggage", baggage),
     ("certificate", certificate),
     ("config", config),
     ("forwarded", forwarded),
+    ("http2", http2),
     ("identity", identity),
     ("manifests", manifests),
     ("records", records),
@@ -48,6 +54,29 @@ pub fn traceparent(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     if let Some(trace) = TraceParent::parse(text) {
         assert_eq!(TraceParent::parse(&trace.to_string()), Some(trace));
+    }
+}
+
+/// What a peer says in HTTP/2 behind the preface, to a server and to a client, in pieces of any size.
+pub fn http2(data: &[u8]) {
+    let Some((size, said)) = data.split_first() else { return };
+    for is_client in [false, true] {
+        let (mut streams, mut reader) = (Streams::new(is_client), Reader::new(false));
+        if is_client {
+            let _ = streams.open(&[0x82]);
+        }
+        let (mut events, mut requests) = (Vec::new(), Vec::new());
+        for piece in said.chunks(usize::from(*size).max(1)) {
+            let fed = reader.feed(Bytes::copy_from_slice(piece), &mut events);
+            let applied = events.drain(..).try_for_each(|e| streams.apply(e, &mut requests));
+            if fed.is_err() || applied.is_err() {
+                break;
+            }
+        }
+        for request in requests {
+            let _ = streams.answer(request.stream, &[0x88], true);
+            streams.forget(request.stream);
+        }
     }
 }
 

@@ -39,6 +39,20 @@ pub struct Arguments {
     /// Download instead of upload.
     #[arg(long)]
     down: bool,
+    /// One connection more, that downloads and is not counted.
+    #[arg(long)]
+    beside: Option<Reader>,
+}
+
+/// How a connection reads that is not counted.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reader {
+    /// As fast as it can.
+    Busy,
+    /// A little, ten times a second.
+    Slow,
+    /// Never.
+    Stalled,
 }
 
 /// Kinds of load.
@@ -65,12 +79,15 @@ const FLOOD: u8 = b'G';
 const ONCE: u8 = b'1';
 const CHUNK: usize = 256 << 10;
 const WARM_UP: usize = 20;
+/// So long it takes until all buffers before a reader that does not read are full.
+const FULL: Duration = Duration::from_millis(500);
 
 /// Does it.
 ///
 /// # Errors
 /// When the server cannot listen.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let _beside = arguments.beside.map(|reader| begin(reader, arguments.addr)).transpose()?;
     let report = match arguments.shape {
         Shape::Server => return server(arguments.addr),
         Shape::Pingpong => timed(arguments, "pingpong", pingpong)?,
@@ -300,6 +317,22 @@ fn download(address: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -> io::Re
         };
     }
     Ok(())
+}
+
+/// Begins a download that lasts as long as the process.
+fn begin(reader: Reader, address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = connect(address, FLOOD)?;
+    let mut reading = stream.try_clone()?;
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while !matches!(reader, Reader::Stalled) && reading.read(&mut buffer).is_ok_and(|n| n > 0) {
+            if matches!(reader, Reader::Slow) {
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    thread::sleep(FULL);
+    Ok(stream)
 }
 
 /// Opens connections, says so, and keeps them for a while.

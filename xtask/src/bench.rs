@@ -17,8 +17,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::run(&[Part::Base, Part::Bpf])?;
     bpf::build(false)?;
     say("building agent and bench, optimised (the first time takes minutes)");
-    let packages = ["--package", "culvert-agent", "--package", "e2e", "--bins"];
-    run_program(cargo(&["build", "--release"]).args(packages))?;
+    let packages = ["--package", "culvert-agent", "--package", "e2e"];
+    let programs = ["--bin", "culvert-agent", "--bin", "lab", "--bin", "bench"];
+    run_program(cargo(&["build", "--release"]).args(packages).args(programs))?;
     let mut bench = program(target().join("release/bench"), &[]);
     Err(bench.args(arguments).exec().into())
 }

@@ -8,6 +8,7 @@
 
 mod bench;
 mod bpf;
+mod count;
 mod demo;
 mod setup;
 mod step;
@@ -53,6 +54,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Count the instructions of the hot functions, beside their budget.
+    Count {
+        /// Arguments of the counter, for example --bless.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check the structure of the repository: sizes, room order, gatekeepers, words.
     Tidy,
 }
@@ -70,6 +77,7 @@ fn run() -> Result<()> {
         Command::Demo { arguments } => demo::run(&arguments),
         Command::Test | Command::Ci => test::run(),
         Command::Bench { arguments } => bench::run(&arguments),
+        Command::Count { arguments } => count::run(&arguments),
         Command::Tidy => tidy::run(),
     }
 }

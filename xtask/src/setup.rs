@@ -47,11 +47,12 @@ pub(crate) struct Found {
     pub nightly: Option<u32>,
 }
 
-const BASE: [(&str, &str); 4] = [
+const BASE: [(&str, &str); 5] = [
     ("gcc", "compiles the cryptography (aws-lc)"),
     ("make", "builds the allocator (jemalloc)"),
     ("libc6-dev", "the C library's headers for it"),
     ("iproute2", "makes the network namespaces of lab and demo"),
+    ("valgrind", "counts the instructions of the hot functions"),
 ];
 
 const DEBIAN_CHAIN: [(&str, &str); 6] = [

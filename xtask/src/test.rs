@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    bpf, setup,
+    bpf, count, setup,
     step::{cargo, program, quiet, say, watch},
     tidy,
 };
@@ -57,6 +57,8 @@ fn gates(suites: &mut Vec<Suite>) -> Result<()> {
     let e2e = ["test", "--package", "e2e", "--locked", "--", "--test-threads=2"];
     let ran = suite(suites, "end-to-end tests", &e2e)?;
     ensure!(ran > 0, "no end-to-end test ran");
+    headline("instructions of the hot functions, under valgrind");
+    suite(suites, "instruction counts", &count::COUNT)?;
     headline("dependencies");
     dependencies()
 }
@@ -124,6 +126,7 @@ mod tests {
         assert_eq!(counts(line), Some((12, 0)));
         let line = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured";
         assert_eq!(counts(line), Some((3, 2)));
+        assert_eq!(counts("test result: ok. 16 passed; 0 failed"), Some((16, 0)));
         assert_eq!(counts("running 5 tests"), None);
     }
 }

@@ -98,7 +98,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Which endpoints clients prefer.
     pub distribution: Distribution,
-    /// Workloads behind it (by uid), with the target port of each service port there.
+    /// Workloads behind it (by uid), with the target port of each service port there: none while it
+    /// is not ready.
     pub endpoints: BTreeMap<Arc<str>, Target>,
     /// What its slices name that may be nothing that the mesh can know.
     pub outsiders: Vec<Outsider>,
@@ -106,13 +107,15 @@ pub struct Service {
     pub origin: Origin,
 }
 
-/// A ready endpoint that may be none of the mesh's.
+/// An endpoint that may be none of the mesh's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outsider {
     /// Who is there is said to be no pod.
     Address(IpAddr),
     /// The pod with this uid: if it runs in its node's network, it has no address of its own.
     Pod(Arc<str>),
+    /// Nothing says who is there.
+    Anybody,
 }
 
 /// Which of a service's endpoints a client prefers.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     claims::Claims,
-    model::{Service, Workload},
+    model::{Protocol, Service, Workload},
 };
 use crate::{
     origin::Problem,
@@ -148,16 +148,25 @@ impl Snapshot {
     }
 
     /// The service with this address; for one that is no workload's, the service within the narrowest
-    /// of whose ranges it is.
+    /// of whose ranges it is. No ServiceEntry leads away from a workload of the mesh.
     pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
+        let workload = self.by_address.get(&vip);
+        let meshed = workload.is_some_and(|workload| workload.protocol == Protocol::Hbone);
         let within = || {
-            if self.by_address.get(&vip).is_some() {
+            if workload.is_some() {
                 return None;
             }
             let around = self.by_range.iter().filter(|(range, _)| range.contains(&vip));
             around.max_by_key(|(range, _)| range.prefix_len()).map(|(_, service)| service)
         };
-        self.by_vip.get(&vip).or_else(within)
+        let own = self.by_vip.get(&vip);
+        own.filter(|service| !meshed || !is_entry(service)).or_else(within)
+    }
+
+    /// ServiceEntries with the address of a workload of the mesh, which does not count.
+    pub fn overreaching(&self) -> impl Iterator<Item = (IpAddr, &Arc<Service>)> {
+        let over = |(vip, _): &(&IpAddr, _)| self.service_at(**vip).is_none();
+        self.by_vip.iter().filter(over).map(|(vip, service)| (*vip, service))
     }
 
     /// The service with this host name, in lower case.
@@ -223,6 +232,10 @@ impl Snapshot {
 /// what a ServiceEntry says.
 fn claimant(service: &Service) -> Arc<str> {
     let Service { namespace, name, hostname, origin, .. } = service;
-    let is_entry = !hostname.starts_with(&format!("{name}.{namespace}.svc."));
-    format!("{}/{namespace}/{name}/{hostname}/{origin}", u8::from(is_entry)).into()
+    format!("{}/{namespace}/{name}/{hostname}/{origin}", u8::from(is_entry(service))).into()
+}
+
+fn is_entry(service: &Service) -> bool {
+    let Service { namespace, name, hostname, .. } = service;
+    !hostname.starts_with(&format!("{name}.{namespace}.svc."))
 }

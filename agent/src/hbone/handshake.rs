@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::secure::{SecureStream, Updates};
+use super::secure::{Session, Updates};
 
 /// The most that a handshake may make us keep, bytes: certificates are its bulk.
 const LONGEST: usize = 256 << 10;
@@ -27,7 +27,7 @@ const LONGEST: usize = 256 << 10;
 pub(super) async fn connect(
     mut socket: TcpStream,
     config: Arc<ClientConfig>,
-) -> io::Result<SecureStream> {
+) -> io::Result<Session> {
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     let mut session = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
     let rest = shake(&mut socket, &mut session).await?;
@@ -43,7 +43,7 @@ pub(super) async fn connect(
 pub(super) async fn accept(
     mut socket: TcpStream,
     config: Arc<ServerConfig>,
-) -> io::Result<SecureStream> {
+) -> io::Result<Session> {
     let mut session = UnbufferedServerConnection::new(config).map_err(invalid)?;
     let rest = shake(&mut socket, &mut session).await?;
     let peer = first(session.peer_certificates());
@@ -60,8 +60,8 @@ fn finish(
     rest: Rest,
     (secrets, updates): (ExtractedSecrets, Updates),
     peer: Option<CertificateDer<'static>>,
-) -> io::Result<SecureStream> {
-    SecureStream::new(socket, rest, (secrets, updates), peer).map_err(io::Error::other)
+) -> io::Result<Session> {
+    Session::new(socket, rest, (secrets, updates), peer).map_err(io::Error::other)
 }
 
 /// What came behind the handshake already.
@@ -82,7 +82,7 @@ enum Next {
 }
 
 /// The two kinds of sessions.
-trait Session {
+trait Shaking {
     /// One step of the handshake, and how much of `incoming` it has used up.
     fn step(&mut self, incoming: &mut [u8], buffers: Buffers<'_>) -> (usize, Result<Next, Error>);
 }
@@ -93,13 +93,13 @@ struct Buffers<'a> {
     plain: &'a mut BytesMut,
 }
 
-impl Session for UnbufferedClientConnection {
+impl Shaking for UnbufferedClientConnection {
     fn step(&mut self, incoming: &mut [u8], buffers: Buffers<'_>) -> (usize, Result<Next, Error>) {
         step(self.process_tls_records(incoming), buffers)
     }
 }
 
-impl Session for UnbufferedServerConnection {
+impl Shaking for UnbufferedServerConnection {
     fn step(&mut self, incoming: &mut [u8], buffers: Buffers<'_>) -> (usize, Result<Next, Error>) {
         step(self.process_tls_records(incoming), buffers)
     }
@@ -155,7 +155,7 @@ fn encode(
     }
 }
 
-async fn shake(socket: &mut TcpStream, session: &mut impl Session) -> io::Result<Rest> {
+async fn shake(socket: &mut TcpStream, session: &mut impl Shaking) -> io::Result<Rest> {
     let (mut rest, mut outgoing) = (Rest::default(), Vec::new());
     loop {
         let buffers = Buffers { outgoing: &mut outgoing, plain: &mut rest.plain };
@@ -192,7 +192,7 @@ async fn read(socket: &mut TcpStream, wire: &mut BytesMut) -> io::Result<()> {
 /// one would have rustls look at the damage again.
 async fn tell(
     socket: &mut TcpStream,
-    session: &mut impl Session,
+    session: &mut impl Shaking,
     mut wire: BytesMut,
     mut outgoing: Vec<u8>,
 ) {

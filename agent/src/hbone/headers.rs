@@ -2,8 +2,6 @@
 //! Never: indexes into what a peer sent; trusts it beyond telemetry.
 use std::{fmt, net::SocketAddr};
 
-use http::{HeaderMap, HeaderValue};
-
 use super::{Authority, authority::LONGEST_NAME};
 
 /// Everything that a CONNECT says.
@@ -25,21 +23,22 @@ const BAGGAGE: &str = "baggage";
 const TRACEPARENT: &str = "traceparent";
 
 impl ConnectHead {
-    /// Adds the headers to a request.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        if let Some(forwarded) = &self.forwarded {
-            insert(headers, FORWARDED, &forwarded.to_string());
-        }
-        if let Some(baggage) = &self.baggage {
-            insert(headers, BAGGAGE, &baggage.to_string());
-        }
-        insert(headers, TRACEPARENT, &self.trace.to_string());
+    /// The headers of the request. A value that HTTP cannot carry is left out: it serves telemetry
+    /// only.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let forwarded = self.forwarded.as_ref().map(|value| (FORWARDED, value.to_string()));
+        let trace = Some((TRACEPARENT, self.trace.to_string()));
+        let all = [forwarded, self.baggage.as_ref().map(baggage), trace];
+        all.into_iter().flatten().filter(|(_, value)| is_text(value))
     }
 
-    /// Reads the headers of a request for `authority`. What is malformed counts as absent; a
-    /// request without a trace starts the one that `random` names.
-    pub fn read(authority: Authority, headers: &HeaderMap, random: [u64; 3]) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    /// Reads the headers of a request for `authority`, by their names. What is malformed counts as
+    /// absent; a request without a trace starts the one that `random` names.
+    pub fn read<'a>(
+        authority: Authority,
+        text: impl Fn(&str) -> Option<&'a str>,
+        random: [u64; 3],
+    ) -> Self {
         Self {
             authority,
             forwarded: text(FORWARDED).and_then(Forwarded::parse),
@@ -51,16 +50,14 @@ impl ConnectHead {
     }
 }
 
-/// Puts a workload's description into an answer.
-pub fn write_baggage(headers: &mut HeaderMap, baggage: &Baggage) {
-    insert(headers, BAGGAGE, &baggage.to_string());
+/// The header that describes a workload.
+pub fn baggage(value: &Baggage) -> (&'static str, String) {
+    (BAGGAGE, value.to_string())
 }
 
-/// A value that HTTP cannot carry is left out: it serves telemetry only.
-fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
+/// Whether a header may have this value (RFC 9110 §5.5).
+pub fn is_text(value: &str) -> bool {
+    value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// Who dialled what (RFC 7239).
@@ -209,6 +206,8 @@ impl fmt::Display for TraceParent {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -230,8 +229,7 @@ mod tests {
             }),
             trace: TraceParent::new([1, 2, 3]),
         };
-        let mut headers = HeaderMap::new();
-        head.write(&mut headers);
+        let headers: HashMap<_, _> = head.headers().collect();
         assert_eq!(headers["forwarded"], "for=\"[fd00::1]:4242\";host=cart.shop.svc.cluster.local");
         assert_eq!(
             headers["baggage"],
@@ -241,7 +239,8 @@ mod tests {
             headers["traceparent"],
             "00-00000000000000010000000000000002-0000000000000003-00"
         );
-        assert_eq!(ConnectHead::read(head.authority.clone(), &headers, [9; 3]), head);
+        let text = |name: &str| headers.get(name).map(String::as_str);
+        assert_eq!(ConnectHead::read(head.authority.clone(), text, [9; 3]), head);
     }
 
     proptest! {

@@ -12,11 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use super::{
     ConnectHead, Error, Tunnel,
     client::{ConnectError, Connection},
+    http2::Broken,
 };
 use crate::{
     clock,
@@ -74,7 +75,7 @@ pub struct Pool {
 struct Lane {
     connections: Mutex<Vec<Arc<Shared>>>,
     /// One dial at a time. Holds when and why the last one failed, for those who waited for it.
-    dial: tokio::sync::Mutex<Option<(Instant, Error)>>,
+    dial: Arc<tokio::sync::Mutex<Option<(Instant, Error)>>>,
 }
 
 #[derive(Debug)]
@@ -111,12 +112,12 @@ impl Pool {
     pub async fn open<F>(
         &self,
         key: &PoolKey,
-        credentials: &Credentials,
+        credentials: &Arc<Credentials>,
         head: &ConnectHead,
         dial: impl Fn() -> F,
     ) -> Result<Opened, Error>
     where
-        F: Future<Output = io::Result<TcpStream>>,
+        F: Future<Output = io::Result<TcpStream>> + Send + 'static,
     {
         let lane = self.lane(key);
         loop {
@@ -125,9 +126,9 @@ impl Pool {
                 None => self.fresh(&lane, key, credentials, &dial).await?,
             };
             match permit.0.connection.connect(head).await {
-                Ok((send, receive)) => {
+                Ok(stream) => {
                     let peer = permit.0.connection.peer().clone();
-                    let tunnel = Tunnel { send, receive, permit: Some(permit) };
+                    let tunnel = Tunnel::new(stream, Some(permit));
                     return Ok(Opened { tunnel, peer, reused });
                 }
                 Err(ConnectError { error: _, lost: true }) if reused => {
@@ -151,19 +152,20 @@ impl Pool {
         lanes.entry(key.clone()).or_default().clone()
     }
 
-    /// Dials, or waits for somebody else who does. Says whether the connection was there after all.
+    /// Dials, or waits for somebody else who does. Says whether the connection was there after all. Who
+    /// no longer waits does not end a dial that others may wait for.
     async fn fresh<F>(
         &self,
         lane: &Arc<Lane>,
         key: &PoolKey,
-        credentials: &Credentials,
+        credentials: &Arc<Credentials>,
         dial: impl Fn() -> F,
     ) -> Result<(StreamPermit, bool), Error>
     where
-        F: Future<Output = io::Result<TcpStream>>,
+        F: Future<Output = io::Result<TcpStream>> + Send + 'static,
     {
         let asked = clock::now();
-        let mut last = lane.dial.lock().await;
+        let mut last = lane.dial.clone().lock_owned().await;
         if let Some(permit) = lane.reserve() {
             return Ok((permit, true));
         }
@@ -172,43 +174,32 @@ impl Pool {
         {
             return Err(error.clone());
         }
-        match self.dial(key, credentials, dial).await {
-            Ok(connection) => {
-                *last = None;
-                let shared = Arc::new(Shared {
-                    connection,
-                    streams: AtomicUsize::new(0),
-                    last_used: Mutex::new(asked),
-                    open: self.open.clone(),
-                });
-                let permit = StreamPermit::new(shared.clone());
-                lock(&lane.connections).push(shared);
-                Ok((permit, false))
-            }
-            Err(error) => {
-                *last = Some((clock::now(), error.clone()));
-                Err(error)
-            }
-        }
+        let (tell, told) = oneshot::channel();
+        let (pool, lane, credentials) = (self.clone(), lane.clone(), credentials.clone());
+        let (expected, dialling) = (key.expected.clone(), dial());
+        self.drain.spawn(async move {
+            let made = pool.dial(&expected, &credentials, dialling).await;
+            *last = made.as_ref().err().map(|error| (clock::now(), error.clone()));
+            // Nobody may wait any more; the connection is there for the next.
+            let _ = tell.send(made.map(|connection| lane.keep(connection, &pool.open)));
+        });
+        let made = told.await.unwrap_or(Err(Error::Http2(Broken::Ended)))?;
+        Ok((made, false))
     }
 
-    async fn dial<F>(
+    async fn dial(
         &self,
-        key: &PoolKey,
+        expected: &[Identity],
         credentials: &Credentials,
-        dial: impl Fn() -> F,
-    ) -> Result<Connection, Error>
-    where
-        F: Future<Output = io::Result<TcpStream>>,
-    {
+        dialling: impl Future<Output = io::Result<TcpStream>>,
+    ) -> Result<Connection, Error> {
         let counted = Counted::new(&self.open, self.limits.connections)?;
-        let stream = timeout(DIAL_TIMEOUT, dial()).await.map_err(|_| Error::DialTimeout)?.map_err(
-            |error| {
-                let late = error.kind() == io::ErrorKind::TimedOut;
-                if late { Error::DialTimeout } else { Error::Dial(Arc::new(error)) }
-            },
-        )?;
-        let connection = Connection::open(stream, credentials, &key.expected, &self.drain).await?;
+        let stream = timeout(DIAL_TIMEOUT, dialling).await.map_err(|_| Error::DialTimeout)?;
+        let stream = stream.map_err(|error| {
+            let late = error.kind() == io::ErrorKind::TimedOut;
+            if late { Error::DialTimeout } else { Error::Dial(Arc::new(error)) }
+        })?;
+        let connection = Connection::open(stream, credentials, expected, &self.drain).await?;
         counted.keep();
         Ok(connection)
     }
@@ -226,6 +217,19 @@ impl Pool {
 }
 
 impl Lane {
+    /// Adds a connection, and takes the first stream of it.
+    fn keep(&self, connection: Connection, open: &Arc<AtomicUsize>) -> StreamPermit {
+        let shared = Arc::new(Shared {
+            connection,
+            streams: AtomicUsize::new(0),
+            last_used: Mutex::new(clock::now()),
+            open: open.clone(),
+        });
+        let permit = StreamPermit::new(shared.clone());
+        lock(&self.connections).push(shared);
+        permit
+    }
+
     /// A stream on a connection that lives and has room.
     fn reserve(&self) -> Option<StreamPermit> {
         let mut connections = lock(&self.connections);

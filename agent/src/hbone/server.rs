@@ -1,19 +1,19 @@
 //! Shell: accepts a peer's connection and yields its CONNECTs; answers as it is told.
 //! Never: judges.
-use std::{future::poll_fn, io, sync::Arc};
+use std::{io, sync::Arc};
 
-use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
-use http::{Method, Request, Response, StatusCode};
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    Authority, CONNECTION_WINDOW, ConnectHead, Error, FRAME_SIZE, HANDSHAKE_TIMEOUT,
-    REQUEST_HEADERS, SEND_BUFFER, STREAM_WINDOW, STREAMS_ACCEPTED, Tunnel,
-    client::silent,
-    handshake,
-    headers::{Baggage, write_baggage},
-    secure::SecureStream,
+    Authority, ConnectHead, Error, HANDSHAKE_TIMEOUT, Tunnel, handshake,
+    headers::{self, Baggage},
+    http2::{
+        frame::code,
+        hpack::{self, Fields},
+        link::{Link, Stream},
+    },
 };
 use crate::{
     drain::Drain,
@@ -27,8 +27,7 @@ pub struct Incoming {
     pub head: Result<ConnectHead, BadRequest>,
     /// Whom the peer proved to be.
     pub peer: Identity,
-    receive: RecvStream,
-    respond: SendResponse<Bytes>,
+    stream: Stream,
 }
 
 /// Why a request is not a CONNECT that anybody could answer.
@@ -46,39 +45,37 @@ pub enum BadRequest {
 /// `drain` asks to finish; open streams then end in their own time.
 ///
 /// # Errors
-/// When TLS or HTTP/2 fail; once that is over, when the connection breaks.
+/// When TLS fails; once that is over, when the connection breaks.
 pub async fn serve(
     stream: TcpStream,
     credentials: &Credentials,
     drain: &Drain,
     on_connect: impl Fn(Incoming),
 ) -> Result<(), Error> {
-    let stream = timeout(HANDSHAKE_TIMEOUT, handshake::accept(stream, credentials.server.clone()))
+    let session = timeout(HANDSHAKE_TIMEOUT, handshake::accept(stream, credentials.server.clone()))
         .await
         .map_err(|_| Error::Timeout(HANDSHAKE_TIMEOUT))?
         .map_err(|error| Error::Tls(Arc::new(error)))?;
-    let peer = peer(&stream)?;
-    let mut connection = timeout(HANDSHAKE_TIMEOUT, settings().handshake(stream))
-        .await
-        .map_err(|_| Error::Timeout(HANDSHAKE_TIMEOUT))?
-        .map_err(http2)?;
-    let silence = silent(connection.ping_pong());
-    tokio::pin!(silence);
+    // The verifier let only peers with an identity pass.
+    let peer = session.peer.as_ref().and_then(|certificate| claimed_identity(certificate));
+    let none = || Error::Identity { expected: Vec::new(), found: "none".into() };
+    let peer = peer.ok_or_else(none)?;
+    let (link, driver) = Link::new(session, false);
+    let on_request = |stream, fields: Fields| {
+        if let Some(incoming) = incoming(stream, &fields, &peer) {
+            on_connect(incoming);
+        }
+    };
+    let running = driver.run(on_request);
+    tokio::pin!(running);
     let mut draining = false;
     loop {
-        let request = tokio::select! {
-            request = connection.accept() => request,
-            () = &mut silence => return Ok(()),
+        tokio::select! {
+            ended = &mut running => return ended.map_err(Error::Http2),
             () = drain.draining(), if !draining => {
                 draining = true;
-                connection.graceful_shutdown();
-                continue;
+                link.say_farewell();
             }
-        };
-        match request {
-            Some(Ok((request, respond))) => on_connect(incoming(request, respond, &peer)),
-            Some(Err(error)) => return Err(http2(error)),
-            None => return Ok(()),
         }
     }
 }
@@ -88,66 +85,65 @@ impl Incoming {
     ///
     /// # Errors
     /// When the stream is gone.
-    pub fn accept(mut self, baggage: &Baggage) -> io::Result<Tunnel> {
-        let mut response = Response::new(());
-        write_baggage(response.headers_mut(), baggage);
-        let send = self.respond.send_response(response, false).map_err(io::Error::other)?;
-        Ok(Tunnel { send, receive: self.receive, permit: None })
+    pub fn accept(self, baggage: &Baggage) -> io::Result<Tunnel> {
+        let mut block = answer(StatusCode::OK);
+        let (name, value) = headers::baggage(baggage);
+        if headers::is_text(&value) {
+            hpack::write_field(&mut block, name.as_bytes(), value.as_bytes());
+        }
+        self.stream.respond(&block, false)?;
+        Ok(Tunnel::new(self.stream, None))
     }
 
     /// Waits until the peer gives the stream up.
     pub async fn given_up(&mut self) {
-        // An error means that the whole connection is gone.
-        let _ = poll_fn(|context| self.respond.poll_reset(context)).await;
+        self.stream.broken().await;
     }
 
     /// Answers with a status and nothing else.
-    pub fn refuse(mut self, status: StatusCode) {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        // Fails when the stream is gone, and then nobody waits for it.
-        let _ = self.respond.send_response(response, true);
+    pub fn refuse(self, status: StatusCode) {
+        refuse(&self.stream, status);
     }
 }
 
-fn incoming(
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    peer: &Identity,
-) -> Incoming {
-    let (parts, receive) = request.into_parts();
-    let target = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
-    let head = if parts.method == Method::CONNECT {
+/// Fails when the stream is gone, and then nobody waits for it.
+fn refuse(stream: &Stream, status: StatusCode) {
+    if stream.respond(&answer(status), true).is_ok() {
+        // Whatever else the peer says on it does not matter (RFC 9113 §8.1).
+        stream.reset(code::NO_ERROR);
+    }
+}
+
+fn answer(status: StatusCode) -> BytesMut {
+    let mut block = BytesMut::with_capacity(256);
+    // The static table has 200.
+    let value = (status != StatusCode::OK).then(|| status.as_str().as_bytes());
+    hpack::write_known(&mut block, 8, value);
+    block
+}
+
+/// `None` when it was answered already, or cannot be.
+fn incoming(stream: Stream, fields: &Fields, peer: &Identity) -> Option<Incoming> {
+    if fields.too_large {
+        refuse(&stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        return None;
+    }
+    let text = |wanted: &str| {
+        let field = fields.list.iter().find(|(name, _)| name == wanted.as_bytes());
+        field.and_then(|(_, value): &(Bytes, Bytes)| str::from_utf8(value).ok())
+    };
+    let Some(method) = text(":method").and_then(|method| method.parse::<Method>().ok()) else {
+        stream.reset(code::PROTOCOL_ERROR);
+        return None;
+    };
+    let target = text(":authority").unwrap_or_default();
+    let head = if method == Method::CONNECT {
         target
             .parse::<Authority>()
-            .map(|authority| ConnectHead::read(authority, &parts.headers, rand::random()))
-            .map_err(|_| BadRequest::Authority(target))
+            .map(|authority| ConnectHead::read(authority, text, rand::random()))
+            .map_err(|_| BadRequest::Authority(target.to_owned()))
     } else {
-        Err(BadRequest::Method(parts.method))
+        Err(BadRequest::Method(method))
     };
-    Incoming { head, peer: peer.clone(), receive, respond }
-}
-
-/// The verifier let only peers with an identity pass.
-fn peer(stream: &SecureStream) -> Result<Identity, Error> {
-    stream
-        .peer_certificate()
-        .and_then(|certificate| claimed_identity(certificate))
-        .ok_or_else(|| Error::Identity { expected: Vec::new(), found: "none".into() })
-}
-
-fn settings() -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_SIZE)
-        .max_header_list_size(REQUEST_HEADERS)
-        .max_concurrent_streams(STREAMS_ACCEPTED)
-        .max_send_buffer_size(SEND_BUFFER);
-    builder
-}
-
-fn http2(error: h2::Error) -> Error {
-    Error::Http2(Arc::new(error))
+    Some(Incoming { head, peer: peer.clone(), stream })
 }

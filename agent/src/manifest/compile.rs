@@ -157,6 +157,10 @@ impl Compiler {
                 text: format!("{what} is that of {} too ({})", first.hostname, first.origin),
             }));
         }
+        problems.extend(self.snapshot.overreaching().map(|(address, service)| Problem {
+            origin: service.origin.clone(),
+            text: format!("address {address} is that of a workload of the mesh"),
+        }));
         self.snapshot.set_problems(problems, folder.is_partial());
         self.snapshot.clone()
     }

@@ -29,6 +29,7 @@ use crate::{
     discovery::{Protocol, Snapshot, Workload},
     drain::Drain,
     identity::keeper::Lease,
+    route::Held,
 };
 
 /// How long the listeners of a released pod keep accepting: connections that were on their way when
@@ -65,10 +66,11 @@ impl Enrolment {
     /// When the kernel cannot capture, or does not see the agent's own sockets.
     pub fn open(
         node: String,
-        settings: Settings,
+        mut settings: Settings,
         capture_all: bool,
         drain: Drain,
     ) -> Result<Self, Error> {
+        settings.congestion_control = listener::available(settings.congestion_control);
         let attachment = Attachment::open(&settings)?;
         let maps = Arc::new(Maps::open(&versioned(&settings.pin))?);
         maps.set_node(listener::node_cookie(&maps)?)?;
@@ -107,10 +109,10 @@ impl Enrolment {
         move || maps.counters()
     }
 
-    /// Whether the kernel takes an address for one of the mesh's.
-    pub fn mesh(&self) -> impl Fn(IpAddr) -> bool + Send + Sync + use<> {
+    /// What the kernel takes an address for.
+    pub fn held(&self) -> impl Fn(IpAddr) -> Held + Send + Sync + use<> {
         let maps = self.maps.clone();
-        move |address| maps.is_mesh(address)
+        move |address| maps.held(address)
     }
 
     /// Passes on what the kernel's programs log, if they were built to.
@@ -314,7 +316,8 @@ impl Enrolment {
         let netns = Netns::open(&path)
             .map_err(|source| Error::file("open the network namespace", &path, source))?;
         reuse_waiting_ports(&netns);
-        let listeners = Listeners::open(&self.maps, &netns)?;
+        let listeners =
+            Listeners::open(&self.maps, &netns, self.settings.congestion_control.as_deref())?;
         let slot = self.slot(&workload.addresses)?;
         let (plain, hbone) = (&listeners.plain, &listeners.hbone);
         self.maps.set_listeners(slot, &maps::Listeners { plain, hbone })?;
@@ -333,6 +336,7 @@ impl Enrolment {
             netns,
             ports,
             maps: self.maps.clone(),
+            congestion: self.settings.congestion_control.clone(),
             released: CancellationToken::new(),
         };
         Ok((Arc::new(pod), listeners))

@@ -57,11 +57,21 @@ pub(super) struct Listeners {
 impl Listeners {
     /// Opens the listeners, on ports that the kernel chooses: they are reached by steering, and
     /// must not collide with the application's.
-    pub(super) fn open(maps: &Maps, netns: &Netns) -> Result<Self, Error> {
+    pub(super) fn open(
+        maps: &Maps,
+        netns: &Netns,
+        congestion: Option<&str>,
+    ) -> Result<Self, Error> {
+        let tuned = || {
+            let socket = listen(maps)?;
+            // What it accepts inherits it.
+            control(&socket, congestion).map_err(|source| cannot("tune a listener", source))?;
+            Ok(socket)
+        };
         let entered = netns.within(|| {
-            let outbound = listen(maps)?;
+            let outbound = tuned()?;
             let netns_cookie = maps.netns_of(&outbound)?;
-            Ok(Self { outbound, plain: listen(maps)?, hbone: listen(maps)?, netns_cookie })
+            Ok(Self { outbound, plain: listen(maps)?, hbone: tuned()?, netns_cookie })
         });
         entered.map_err(|source| cannot("enter the pod's network namespace", source))?
     }
@@ -70,6 +80,16 @@ impl Listeners {
     pub(super) fn ports(&self) -> Result<[u16; 3], Error> {
         Ok([port(&self.outbound)?, port(&self.plain)?, port(&self.hbone)?])
     }
+}
+
+/// `congestion`, if this kernel lets sockets have it.
+pub(super) fn available(congestion: Option<Arc<str>>) -> Option<Arc<str>> {
+    let tried = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| control(&socket, congestion.as_deref()));
+    if let Err(error) = &tried {
+        tracing::warn!(%error, ?congestion, "no such congestion control here: the system's is used");
+    }
+    congestion.filter(|_| tried.is_ok())
 }
 
 /// The cookie of the agent's own namespace, which is the node's.
@@ -82,8 +102,8 @@ pub(super) fn node_cookie(maps: &Maps) -> Result<u64, Error> {
 pub(super) fn dialling(
     maps: &Maps,
     netns: &Netns,
-    to: SocketAddr,
-    client: Option<SocketAddr>,
+    congestion: Option<&str>,
+    (to, client): (SocketAddr, Option<SocketAddr>),
 ) -> Result<TcpSocket, Error> {
     let socket = netns
         .within(|| {
@@ -92,6 +112,7 @@ pub(super) fn dialling(
         .and_then(std::convert::identity)
         .and_then(|socket| {
             tune(&SockRef::from(&socket))?;
+            control(&socket, congestion)?;
             Ok(socket)
         })
         .map_err(|source| cannot("open a socket in the pod's network namespace", source))?;
@@ -190,6 +211,11 @@ fn tune(socket: &SockRef<'_>) -> io::Result<()> {
         .with_interval(KEEPALIVE)
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Before it is connected: what another algorithm has set up by then stays (tcp(7), TCP_CONGESTION).
+fn control(socket: &Socket, congestion: Option<&str>) -> io::Result<()> {
+    congestion.map_or(Ok(()), |name| socket.set_tcp_congestion(name.as_bytes()))
 }
 
 fn port(socket: &Socket) -> Result<u16, Error> {

@@ -10,7 +10,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use aya::{
@@ -35,6 +35,8 @@ pub struct Settings {
     pub pods_cgroup: PathBuf,
     /// Control group above pods, node processes and the agent.
     pub node_cgroup: PathBuf,
+    /// The TCP congestion control of the agent's own sockets; `None`: the system's.
+    pub congestion_control: Option<Arc<str>>,
 }
 
 /// The attached programs of one agent.

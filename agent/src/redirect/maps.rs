@@ -22,6 +22,7 @@ use culvert_ebpf::{
 use ipnet::IpNet;
 
 use super::{Error, addresses};
+use crate::route::Held;
 
 /// The names of all maps, as the object has them.
 pub(super) const NAMES: [&str; 13] = [
@@ -195,10 +196,13 @@ impl Maps {
     }
 
     /// Whether the address is captured.
-    pub(super) fn is_mesh(&self, address: IpAddr) -> bool {
+    pub(super) fn held(&self, address: IpAddr) -> Held {
         let (tables, key) = (self.tables(), addresses::key(address));
-        let within = || tables.prefixes.get(&lpm_trie::Key::new(128, key), 0).is_ok();
-        tables.mesh.get(&key, 0).is_ok() || within()
+        if tables.mesh.get(&key, 0).is_ok() {
+            return Held::Itself;
+        }
+        let within = tables.prefixes.get(&lpm_trie::Key::new(128, key), 0).is_ok();
+        if within { Held::InRange } else { Held::No }
     }
 
     /// Says whether an address is captured.

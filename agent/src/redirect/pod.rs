@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{diag::Diag, direct::DirectFlow, listener, maps::Maps, netns::Netns};
-use crate::{discovery::Workload, identity::keeper::Lease};
+use crate::{discovery::Workload, identity::keeper::Lease, route::Held};
 
 /// An enrolled pod of this node.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct LocalPod {
     pub(super) cookie: u64,
     pub(super) ports: [u16; 3],
     pub(super) maps: Arc<Maps>,
+    pub(super) congestion: Option<Arc<str>>,
     pub(super) released: CancellationToken,
 }
 
@@ -65,8 +66,31 @@ impl LocalPod {
         to: SocketAddr,
         client: Option<SocketAddr>,
     ) -> io::Result<TcpStream> {
+        self.dial(to, client, self.congestion.as_deref()).await
+    }
+
+    /// As [`connect`](Self::connect), to somebody outside the mesh: with the congestion control that
+    /// the pod's own connections have.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub async fn connect_outside(
+        &self,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+    ) -> io::Result<TcpStream> {
+        self.dial(to, client, None).await
+    }
+
+    async fn dial(
+        &self,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+        congestion: Option<&str>,
+    ) -> io::Result<TcpStream> {
         let socket: TcpSocket =
-            listener::dialling(&self.maps, &self.netns, to, client).map_err(io::Error::other)?;
+            listener::dialling(&self.maps, &self.netns, congestion, (to, client))
+                .map_err(io::Error::other)?;
         socket.connect(to).await
     }
 
@@ -75,9 +99,9 @@ impl LocalPod {
         self.released.cancelled().await;
     }
 
-    /// Whether the kernel takes the address for one of the mesh's.
-    pub fn is_mesh(&self, address: IpAddr) -> bool {
-        self.maps.is_mesh(address)
+    /// What the kernel takes the address for.
+    pub fn held(&self, address: IpAddr) -> Held {
+        self.maps.held(address)
     }
 
     pub(super) fn original_destination(&self, stream: &TcpStream) -> Option<SocketAddr> {

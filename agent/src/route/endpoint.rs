@@ -20,13 +20,24 @@ pub struct Choice<'a> {
     pub random: u64,
     /// Whether two pods of one node are joined without a tunnel.
     pub join: bool,
-    /// Whether the kernel holds an address for one of the mesh's.
-    pub is_held: &'a dyn Fn(IpAddr) -> bool,
+    /// What the kernel takes an address for.
+    pub held: &'a dyn Fn(IpAddr) -> Held,
+}
+
+/// What the kernel takes an address for: it may know more than a damaged folder says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Somebody's outside the mesh.
+    No,
+    /// One of the mesh's, for the range that it is in.
+    InRange,
+    /// One of the mesh's.
+    Itself,
 }
 
 impl Default for Choice<'_> {
     fn default() -> Self {
-        Self { tried: &[], load: &|_| 0, random: 0, join: false, is_held: &|_| false }
+        Self { tried: &[], load: &|_| 0, random: 0, join: false, held: &|_| Held::No }
     }
 }
 

@@ -62,6 +62,22 @@ const MORE: &str = r"
 ---
 {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: kubernetes, namespace: shop, labels: {kubernetes.io/service-name: kubernetes}}, endpoints: [{addresses: [172.31.0.1]}], ports: [{port: 6443}]}
 ---
+{kind: Pod, apiVersion: v1, metadata: {name: young-0, namespace: shop, labels: {app: young}}, spec: {}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: young, namespace: shop}, spec: {clusterIP: 10.96.0.24, selector: {app: young}, ports: [{port: 80}]}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: mixed-0, namespace: shop, labels: {app: mixed}}, spec: {hostNetwork: true}, status: {podIP: 172.31.0.1}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: mixed-1, namespace: shop, labels: {app: mixed}}, spec: {}, status: {podIP: 10.1.0.25, conditions: [{type: Ready, status: 'False'}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: mixed, namespace: shop}, spec: {clusterIP: 10.96.0.25, selector: {app: mixed}, ports: [{port: 80}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: hand, namespace: shop}, spec: {clusterIP: 10.96.0.26, selector: {app: hand}, ports: [{port: 80}]}}
+---
+{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: hand, namespace: shop, labels: {kubernetes.io/service-name: hand}}, endpoints: [{addresses: [10.1.0.26]}], ports: [{port: 80}]}
+---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: thief, namespace: shop}, spec: {hosts: [thief.io], addresses: [10.1.0.3], ports: [{number: 7}], resolution: STATIC, endpoints: [{address: 192.0.2.9}]}}
+---
 {kind: Service, apiVersion: v1, metadata: {name: early, namespace: shop}, spec: {clusterIP: 10.96.0.20, selector: {app: early}, ports: [{port: 80}]}}
 ---
 {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: early, namespace: shop, labels: {kubernetes.io/service-name: early}}, endpoints: [{addresses: [10.1.0.77], targetRef: {kind: Pod, name: early-0}}, {addresses: [172.31.0.1]}], ports: [{port: 80}]}
@@ -219,16 +235,6 @@ fn what_must_be_passed_is_passed_and_what_is_near_is_joined() {
         // A range of somebody's does not swallow the addresses of pods.
         ("web", "10.1.0.2:9", true, "tunnel 10.1.0.2:9 via 10.1.0.2:15008 as cart".into()),
         ("web", "10.1.99.9:9", true, "plain 10.1.99.9:9".into()),
-        // What runs on a node, or only a slice knows, is found by the node's own rules.
-        ("web", "10.96.0.18:80", true, "plain 10.96.0.18:80".into()),
-        ("web", "10.96.0.19:443", true, "plain 10.96.0.19:443".into()),
-        // A pod of which there is no manifest yet may be of the mesh.
-        (
-            "web",
-            "10.96.0.20:80",
-            true,
-            "no healthy upstream: early.shop.svc.cluster.local has no ready endpoint for port 80".into(),
-        ),
         // The address of its own service leads a waypoint back to itself, as ztunnel has it.
         ("waypoint-0", "10.96.0.16:80", true, format!("waypoint 10.96.0.16:80 via {waypoint}")),
         // A waypoint in another network.
@@ -246,6 +252,86 @@ fn what_must_be_passed_is_passed_and_what_is_near_is_joined() {
     ] {
         let choice = Choice { join, ..Choice::default() };
         assert_eq!(way(&mesh, (source, destination), &choice), expected, "{source} {destination}");
+    }
+}
+
+#[test]
+fn nothing_goes_in_the_clear_to_who_may_be_of_the_mesh() {
+    let mesh = snapshot(&format!("{MESH}{MORE}"));
+    let nobody = |name: &str| {
+        format!(
+            "no healthy upstream: {name}.shop.svc.cluster.local has no ready endpoint for port 80"
+        )
+    };
+    for (destination, expected) in [
+        // What runs on a node, or only a slice knows, is found by the node's own rules.
+        ("10.96.0.18:80", "plain 10.96.0.18:80".into()),
+        ("10.96.0.19:443", "plain 10.96.0.19:443".into()),
+        // A pod of the mesh may lack an address for a moment.
+        ("10.96.0.24:80", nobody("young")),
+        // So may one beside a process of the node that is not ready yet.
+        ("10.96.0.25:80", nobody("mixed")),
+        // Nobody says what is at an address of a slice beside a selector.
+        ("10.96.0.26:80", nobody("hand")),
+        // A ServiceEntry does not lead away from a pod of the mesh.
+        ("10.1.0.3:7", "tunnel 10.1.0.3:7 via 10.1.0.3:15008 as cart".into()),
+        // A pod of which there is no manifest yet may be of the mesh.
+        ("10.96.0.20:80", nobody("early")),
+    ] {
+        let choice = Choice { join: true, ..Choice::default() };
+        assert_eq!(way(&mesh, ("web", destination), &choice), expected, "{destination}");
+    }
+}
+
+#[test]
+fn what_the_kernel_holds_is_not_left_to_a_damaged_folder() {
+    let mut mesh = snapshot(&format!("{MESH}{MORE}"));
+    for (partial, held, destination, expected) in [
+        (
+            true,
+            Held::Itself,
+            "10.1.9.9:80",
+            "10.1.9.9 is of the mesh, but what describes it is damaged",
+        ),
+        (true, Held::InRange, "10.1.9.9:80", "plain 10.1.9.9:80"),
+        (
+            true,
+            Held::InRange,
+            "10.7.7.7:80",
+            "10.7.7.7 is of the mesh, but what describes it is damaged",
+        ),
+        (true, Held::No, "10.7.7.7:80", "plain 10.7.7.7:80"),
+        (true, Held::Itself, "10.1.0.2:80", "tunnel 10.1.0.2:80 via 10.1.0.2:15008 as cart"),
+        (false, Held::Itself, "10.7.7.7:80", "plain 10.7.7.7:80"),
+        // What only the node's rules would find.
+        (
+            true,
+            Held::Itself,
+            "10.96.0.18:80",
+            "no healthy upstream: exporter.shop.svc.cluster.local has no ready endpoint for port 80",
+        ),
+    ] {
+        mesh.set_problems(Vec::new(), partial);
+        let choice = Choice { held: &|_| held, ..Choice::default() };
+        assert_eq!(way(&mesh, ("web", destination), &choice), expected, "{partial} {held:?}");
+    }
+}
+
+#[test]
+fn a_hop_knows_whether_others_could_take_its_place() {
+    let mesh = snapshot(&format!("{MESH}{MORE}"));
+    let first: Arc<str> = "Kubernetes//Pod/shop/cart-0".into();
+    for (destination, tried, others) in [
+        ("10.96.0.1:80", &[][..], true),
+        ("10.96.0.1:80", std::slice::from_ref(&first), false),
+        ("10.1.0.2:80", &[], false),
+        // There is one waypoint.
+        ("10.96.0.16:80", &[], false),
+    ] {
+        let choice = choice(tried, 0);
+        let to = destination.parse().unwrap();
+        let hop = next_hop(&mesh, "Kubernetes//Pod/shop/web", to, &choice).unwrap();
+        assert_eq!(hop.others, others, "{destination} {tried:?}");
     }
 }
 

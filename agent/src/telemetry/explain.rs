@@ -34,7 +34,7 @@ pub fn explain(
     let hop = if meshed {
         route::next_hop(snapshot, &client.uid, dialled, choice)
     } else {
-        Ok(direct(snapshot, dialled))
+        route::unmeshed_hop(snapshot, &client.uid, dialled, choice)
     };
     let hop = match hop {
         Ok(hop) => hop,
@@ -59,19 +59,6 @@ pub fn explain(
         "verdict": verdict.to_string(),
         "decided": verdict.origin().map(Origin::to_string),
     }))
-}
-
-/// A client outside the mesh dials by itself.
-fn direct(snapshot: &Snapshot, endpoint: SocketAddr) -> NextHop {
-    // One of a service's endpoints, as the node's own rules would choose.
-    let choice = Choice::default();
-    if let Ok(hop @ NextHop { via: Via::Tunnel { .. } | Via::Plain, service: Some(_), .. }) =
-        route::next_hop(snapshot, "", endpoint, &choice)
-    {
-        return NextHop { via: Via::Plain, ..hop };
-    }
-    let workload = snapshot.workload_at(endpoint.ip()).cloned();
-    NextHop { via: Via::Plain, endpoint, workload, service: None, others: false }
 }
 
 /// Policies are asked where the connection arrives, if that is a pod of the mesh.

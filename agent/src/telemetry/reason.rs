@@ -222,7 +222,7 @@ impl From<hbone::Error> for Failure {
             hbone::Error::DialTimeout | hbone::Error::Timeout(_) => Reason::ConnectTimeout,
             hbone::Error::Tls(_) => Reason::TlsFailure,
             hbone::Error::Identity { .. } => Reason::IdentityMismatch,
-            hbone::Error::Http2(_) | hbone::Error::Request(_) => Reason::H2Failure,
+            hbone::Error::Http2(_) => Reason::H2Failure,
             hbone::Error::Status(StatusCode::UNAUTHORIZED) => Reason::Denied,
             hbone::Error::Status(_) => Reason::Rejected,
             hbone::Error::Full(_) => Reason::LimitExceeded,

@@ -84,6 +84,8 @@ pub struct Record {
     account: Option<Arc<TrafficLabels>>,
     place: Option<Place>,
     end: Option<(Reason, Option<String>)>,
+    /// How it ends when nobody says how.
+    pub unless_told: Reason,
 }
 
 impl Record {
@@ -113,6 +115,7 @@ impl Record {
             account: None,
             place: None,
             end: None,
+            unless_told: Reason::Cancelled,
         }
     }
 
@@ -207,8 +210,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let (reason, detail) = self.end.take().unwrap_or_else(|| {
-            let why =
-                if self.telemetry.is_draining() { Reason::Drained } else { Reason::Cancelled };
+            let why = if self.telemetry.is_draining() { Reason::Drained } else { self.unless_told };
             (why, None)
         });
         let up = self.counters.sent.load(Ordering::Relaxed);

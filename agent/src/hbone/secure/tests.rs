@@ -1,10 +1,12 @@
 //! Shell: our sessions with rustls' own at the other end.
 use std::{sync::Arc, time::Duration};
 
+use std::pin::Pin;
+
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpListener,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -18,6 +20,83 @@ use crate::{
 
 /// Sizes around what a record, a read and a buffer hold.
 const SIZES: [usize; 9] = [1, 100, 16_383, 16_384, 16_385, 70_000, 131_072, 300_000, 1];
+
+/// A session as a byte stream.
+struct Stream {
+    session: Session,
+    pieces: Vec<Bytes>,
+    ended: bool,
+}
+
+impl From<Session> for Stream {
+    fn from(session: Session) -> Self {
+        Self { session, pieces: Vec::new(), ended: false }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let Session { socket, receiver, sender, .. } = &mut this.session;
+        while this.pieces.is_empty() && !this.ended {
+            this.ended = receiver.open(&mut this.pieces, |requested| sender.renew(requested))?;
+            if this.pieces.is_empty()
+                && !this.ended
+                && !ready!(receiver.poll_fill(socket, context))?
+            {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        if let Some(piece) = this.pieces.first_mut() {
+            buffer.put_slice(&piece.split_to(piece.len().min(buffer.remaining())));
+            if piece.is_empty() {
+                this.pieces.remove(0);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.session.sender.unsent() > MOST_UNSENT {
+            ready!(self.as_mut().poll_flush(context))?;
+        }
+        self.session.sender.seal_all(bytes).map_err(bad)?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Session { socket, sender, .. } = &mut self.session;
+        while let Some(mut bytes) = sender.take() {
+            ready!(socket.poll_write_ready(context))?;
+            send(socket, &mut bytes)?;
+            sender.give_back(bytes);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session.sender.say_goodbye().map_err(bad)?;
+        self.as_mut().poll_flush(context)?.map(Ok)
+    }
+}
+
+async fn connect(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Stream> {
+    handshake::connect(socket, config).await.map(Stream::from)
+}
+
+async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
+    handshake::accept(socket, config).await.map(Stream::from)
+}
 
 fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let folder = std::env::temp_dir().join(format!("culvert-secure-{}", std::process::id()));
@@ -71,8 +150,8 @@ async fn our_client_and_rustls_as_the_server_understand_each_other() {
     let theirs =
         async { echo(TlsAcceptor::from(server).accept(far).await.unwrap()).await.unwrap() };
     let ours = async {
-        let mut near = handshake::connect(near, client).await.unwrap();
-        assert!(near.peer_certificate().is_some());
+        let mut near = connect(near, client).await.unwrap();
+        assert!(near.session.peer.is_some());
         talk(&mut near).await;
         near.shutdown().await.unwrap();
         assert_eq!(near.read(&mut [0; 8]).await.unwrap(), 0, "the peer says goodbye too");
@@ -83,7 +162,7 @@ async fn our_client_and_rustls_as_the_server_understand_each_other() {
 #[tokio::test]
 async fn rustls_as_the_client_and_our_server_understand_each_other() {
     let ((client, server), (near, far)) = (configs(), sockets().await);
-    let ours = async { echo(handshake::accept(far, server).await.unwrap()).await.unwrap() };
+    let ours = async { echo(accept(far, server).await.unwrap()).await.unwrap() };
     let theirs = async {
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
         let mut near = TlsConnector::from(client).connect(name, near).await.unwrap();
@@ -106,10 +185,10 @@ async fn keys_are_renewed_before_they_are_worn_out() {
     let theirs =
         async { echo(TlsAcceptor::from(server).accept(far).await.unwrap()).await.unwrap() };
     let ours = async {
-        let mut near = handshake::connect(near, client).await.unwrap();
-        near.most_records = 3;
+        let mut near = connect(near, client).await.unwrap();
+        near.session.sender.most_records = 3;
         talk(&mut near).await;
-        assert!(near.send.sequence() <= 3, "the key was not renewed");
+        assert!(near.session.sender.key.sequence() <= 3, "the key was not renewed");
         near.shutdown().await.unwrap();
     };
     tokio::join!(theirs, ours);
@@ -118,8 +197,7 @@ async fn keys_are_renewed_before_they_are_worn_out() {
 #[tokio::test]
 async fn an_end_without_a_goodbye_is_no_end() {
     let ((client, server), (near, far)) = (configs(), sockets().await);
-    let (near, far) =
-        tokio::join!(handshake::connect(near, client), handshake::accept(far, server));
+    let (near, far) = tokio::join!(connect(near, client), accept(far, server));
     let (near, mut far) = (near.unwrap(), far.unwrap());
     drop(near);
     let error = far.read(&mut [0; 8]).await.unwrap_err();
@@ -150,8 +228,7 @@ async fn a_record_that_was_tampered_with_ends_the_session() {
         tokio::join!(forth, async { tokio::io::copy(&mut other, &mut back).await.ok() });
     };
     let ours = async {
-        let (near, far) =
-            tokio::join!(handshake::connect(near, client), handshake::accept(far, server));
+        let (near, far) = tokio::join!(connect(near, client), accept(far, server));
         let (mut near, mut far) = (near.unwrap(), far.unwrap());
         near.write_all(&pattern(1_000)).await.unwrap();
         near.flush().await.unwrap();
@@ -176,7 +253,7 @@ async fn no_handshake_panics() {
         drop(far);
         length
     };
-    let (asked, length) = tokio::join!(handshake::connect(near, client.clone()), heard);
+    let (asked, length) = tokio::join!(connect(near, client.clone()), heard);
     asked.map(|_| ()).unwrap_err();
     hello.truncate(length);
     let damaged = |at: usize| {
@@ -189,11 +266,11 @@ async fn no_handshake_panics() {
         let (mut near, far) = sockets().await;
         near.write_all(&said).await.unwrap();
         near.shutdown().await.unwrap();
-        let _ = handshake::accept(far, server.clone()).await.map(|_| ()).unwrap_err();
+        let _ = accept(far, server.clone()).await.map(|_| ()).unwrap_err();
         let (near, mut far) = sockets().await;
         far.write_all(&said).await.unwrap();
         far.shutdown().await.unwrap();
-        let _ = handshake::connect(near, client.clone()).await.map(|_| ()).unwrap_err();
+        let _ = connect(near, client.clone()).await.map(|_| ()).unwrap_err();
     }
 }
 
@@ -214,8 +291,8 @@ async fn no_answer_panics() {
             // A damaged length makes one side wait for more, as long as its caller lets it.
             let patience = Duration::from_millis(200);
             let (near, far) = tokio::join!(
-                tokio::time::timeout(patience, handshake::connect(near, client.clone())),
-                tokio::time::timeout(patience, handshake::accept(far, server.clone()))
+                tokio::time::timeout(patience, connect(near, client.clone())),
+                tokio::time::timeout(patience, accept(far, server.clone()))
             );
             let agreed = matches!((near, far), (Ok(Ok(_)), Ok(Ok(_))));
             assert!(!agreed, "byte {at} does not matter");

@@ -258,13 +258,15 @@ fn forget<K: Eq + std::hash::Hash>(index: &mut HashMap<K, BTreeSet<Name>>, key: 
 }
 
 impl Behind {
-    /// Where a member takes connections to the service; `None` when it does not.
+    /// Where a member takes connections to the service: nowhere while it is not ready. `None` when it
+    /// is not behind it.
     fn target(&self, member: &Member) -> Option<Target> {
         match self {
             Self::Selected { selector, ports, unready } => {
-                let fits = member.has(selector) && (member.workload.ready || *unready);
+                let takes = member.workload.ready || *unready;
                 let target = |port: &PortSpec| Some((port.port, member.target(port)?));
-                fits.then(|| ports.iter().filter_map(target).collect())
+                let ports = ports.iter().filter(|_| takes);
+                member.has(selector).then(|| ports.filter_map(target).collect())
             }
             Self::Sliced(_) | Self::Fixed => None,
         }
@@ -326,7 +328,7 @@ fn kubernetes(
         waypoint,
         ports: ports.map(|p| ServicePort { name: p.name.as_str().into(), port: p.port }).collect(),
         distribution,
-        outsiders: slices::outsiders(maker, metadata, of),
+        outsiders: slices::outsiders(maker, (metadata, spec), of),
         endpoints: Endpoints::new(),
         origin: origin.clone(),
     };

@@ -22,22 +22,31 @@ pub(super) fn sliced(snapshot: &Snapshot, groups: &[(Vec<IpAddr>, Target)]) -> E
     endpoints
 }
 
-/// Ready endpoints of slices that may be none of the mesh's.
+/// Endpoints of slices that may be none of the mesh's, whether they are ready or not: others may
+/// know that sooner.
 pub(super) fn outsiders(
     maker: &Maker<'_>,
-    of: &Metadata,
+    (of, spec): (&Metadata, &objects::ServiceSpec),
     slices: Option<&BTreeMap<Name, objects::EndpointSlice>>,
 ) -> Vec<Outsider> {
     let endpoints = slices.into_iter().flat_map(BTreeMap::values).flat_map(|s| &s.endpoints);
-    let ready = endpoints.filter(|endpoint| endpoint.conditions.ready.unwrap_or(true));
-    let outsider = |endpoint: &objects::SliceEndpoint| match &endpoint.target_ref {
-        Some(pod) if pod.kind == "Pod" => {
+    let outsiders = endpoints.flat_map(|endpoint| {
+        let pod = endpoint.target_ref.as_ref().filter(|of| of.kind == "Pod");
+        if let Some(pod) = pod {
             let uid = format!("{}//Pod/{}/{}", maker.settings.cluster, of.namespace, pod.name);
-            Some(Outsider::Pod(uid.into()))
+            return vec![Outsider::Pod(uid.into())];
         }
-        Some(_) | None => Some(Outsider::Address(endpoint.addresses.first()?.parse().ok()?)),
-    };
-    ready.filter_map(outsider).collect()
+        // A slice of pods says so, but one that somebody wrote by hand may not.
+        let no_pod = endpoint.target_ref.is_some() || spec.selector.is_empty();
+        let known = |text: &String| address(text).filter(|_| no_pod);
+        let outsider = |text| known(text).map_or(Outsider::Anybody, Outsider::Address);
+        endpoint.addresses.iter().map(outsider).collect()
+    });
+    outsiders.collect()
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 /// Addresses and ports of slices' endpoints that take connections.
@@ -54,7 +63,7 @@ pub(super) fn groups<'a>(
             e.conditions.ready.unwrap_or(true) || spec.publish_not_ready_addresses
         };
         let addresses = slice.endpoints.iter().filter(ready).flat_map(|e| &e.addresses);
-        (addresses.filter_map(|text| text.parse().ok()).collect(), ports.collect())
+        (addresses.filter_map(|text| address(text)).collect(), ports.collect())
     };
     slices.map(of_slice).collect()
 }

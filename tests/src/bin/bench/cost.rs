@@ -13,38 +13,45 @@ use aya::{
 use e2e::Factory;
 use socket2::SockRef;
 
-use crate::plane::Plane;
+use crate::{
+    measure::Sample,
+    plane::Plane,
+    shapes::{
+        OUTSIDE,
+        Row::{P50, P99},
+    },
+};
 
 /// Connections per turn.
 const CONNECTIONS: usize = 2_000;
 const TURNS: usize = 8;
 
-pub(crate) fn of_other_connections(planes: &[Plane]) -> Result<String> {
-    let (Some(plain), Some(culvert)) = (planes.first(), planes.last()) else {
-        return Ok(String::new());
-    };
+/// The planes in turns, and what the kernel says of the programs.
+pub(crate) fn of_other_connections(planes: &[Plane]) -> Result<(Vec<Sample>, String)> {
+    let culvert = planes.last().context("no plane")?;
     let stats = enable_stats(Stats::RunTime).context("switch on the kernel's statistics")?;
-    let (mut without, mut with) = (Vec::new(), Vec::new());
     let before = run_time()?;
     for _ in 0..TURNS {
-        with.extend(connects(culvert)?);
+        connects(culvert)?;
     }
     let programs = run_time()?.saturating_sub(before);
     drop(stats);
-    with.clear();
+    let mut samples = Vec::new();
     for _ in 0..TURNS {
-        without.extend(connects(plain)?);
-        with.extend(connects(culvert)?);
+        for plane in planes {
+            let mut all = connects(plane)?;
+            all.sort_by(f64::total_cmp);
+            let at = |share: usize| all.get(all.len() * share / 100).copied().unwrap_or(0.0);
+            samples.push(Sample::new(OUTSIDE, plane, vec![(P50, at(50)), (P99, at(99))]));
+        }
     }
-    let count = u32::try_from(TURNS * CONNECTIONS)?;
-    Ok(format!(
-        "\nA connection to a destination outside the mesh: the programs run for {:.0} ns in all \
-         (the kernel's account, {count} connections); connect() takes {:.2} µs without and {:.2} µs \
-         with Culvert (medians of {count}, taking turns).",
-        programs.as_nanos() as f64 / f64::from(count),
-        median(&mut without),
-        median(&mut with),
-    ))
+    let each = programs.as_nanos() as f64 / (TURNS * CONNECTIONS) as f64;
+    let account = format!(
+        "In the life of a connection to a destination outside the mesh the programs run for \
+         {each:.0} ns in all, at both of its ends (the kernel's account, {} connections).",
+        TURNS * CONNECTIONS
+    );
+    Ok((samples, account))
 }
 
 /// Microseconds of each connect() from the pod to a process of its own node.
@@ -77,9 +84,4 @@ fn run_time() -> Result<Duration> {
         }
     }
     Ok(sum)
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
 }

@@ -8,10 +8,13 @@
 
 mod cost;
 mod measure;
+mod memory;
 mod plane;
 mod scale;
+mod shapes;
 mod sink;
 mod table;
+mod zds;
 
 use std::{fs, io::Write, path::PathBuf};
 
@@ -20,9 +23,13 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 
 use crate::{
-    measure::{SHAPES, Sample},
+    measure::Sample,
     plane::Plane,
+    shapes::{ENDED, ENROLLED, HELD, IDLE, OUTSIDE, SHAPES, Shape},
 };
+
+/// What [`sink::steady`] measures, for `--only`.
+const CAPTURE: &str = "capture alone";
 
 /// Measures Culvert beside plain TCP and beside ztunnel: all at the same work, on two nodes made of
 /// network namespaces, taking turns. What counts are the ratios.
@@ -35,12 +42,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// The connection path: round trips, bulk, new connections, memory, and what connections that
-    /// are none of the mesh's pay. ZTUNNEL and INPODSERVER name ready-made binaries of the peer,
-    /// which needs iptables-legacy.
+    /// The connection path: round trips, bulk, new connections, a slow reader among others, the same
+    /// node, memory, and what connections that are none of the mesh's pay; with the goal beside each.
+    /// About eight minutes. ZTUNNEL names a ready-made binary of the peer, which needs
+    /// iptables-legacy.
     L4 {
         /// Seconds per measurement.
-        #[arg(long, default_value_t = 3.0)]
+        #[arg(long, default_value_t = 1.25)]
         secs: f64,
         /// Turns that each data plane gets; the median counts.
         #[arg(long, default_value_t = 3)]
@@ -76,21 +84,25 @@ fn main() -> Result<()> {
 }
 
 fn l4(secs: f64, rounds: usize, only: &str, json: Option<PathBuf>) -> Result<()> {
-    let planes = planes()?;
-    let mut samples: Vec<Sample> = Vec::new();
-    for shape in SHAPES.iter().filter(|shape| shape.name.contains(only)) {
-        for round in 0..rounds {
-            for plane in &planes {
-                eprintln!("{} · {} · turn {} of {rounds}", shape.name, plane.name, round + 1);
-                samples.push(measure::run(shape, plane, secs)?);
-            }
+    let is_wanted = |name: &str| name.contains(only);
+    let mut samples = memory(is_wanted)?;
+    let shapes: Vec<_> = SHAPES.iter().filter(|s| s.needs_planes() && is_wanted(s.name)).collect();
+    let mut remarks = Vec::new();
+    if !shapes.is_empty() {
+        let planes = planes()?;
+        samples.extend(turns(&planes, &shapes, (secs, rounds))?);
+        if shapes.iter().any(|shape| shape.name == OUTSIDE) {
+            eprintln!("{OUTSIDE}");
+            let (more, account) = cost::of_other_connections(&planes)?;
+            samples.extend(more);
+            remarks.push(account);
         }
     }
-    let cost = cost::of_other_connections(&planes)?;
-    let capture = sink::steady()?;
-    let mut out = std::io::stdout();
-    writeln!(out, "{}", table::table(&planes, &samples))?;
-    writeln!(out, "{cost}\n{capture}")?;
+    if is_wanted(CAPTURE) {
+        eprintln!("{CAPTURE}");
+        remarks.push(sink::steady()?);
+    }
+    writeln!(std::io::stdout(), "{}\n{}", table::table(&samples), remarks.join("\n"))?;
     if let Some(file) = json {
         let all: Vec<_> = samples.iter().map(Sample::to_json).collect();
         fs::write(&file, serde_json::to_string_pretty(&json!(all))?)
@@ -99,21 +111,53 @@ fn l4(secs: f64, rounds: usize, only: &str, json: Option<PathBuf>) -> Result<()>
     Ok(())
 }
 
-fn planes() -> Result<Vec<Plane>> {
-    eprintln!("setting up plain TCP and Culvert, two nodes each");
-    let mut planes = vec![Plane::plain()?];
-    match std::env::var_os("ZTUNNEL") {
-        Some(binary) => {
-            eprintln!("setting up {}", binary.display());
-            let server = std::env::var_os("INPODSERVER").context(
-                "INPODSERVER is not set: it names the ZDS server that comes with ztunnel's tests",
-            )?;
-            planes.push(Plane::ztunnel(binary.as_ref(), server.as_ref())?);
-        }
-        None => {
-            eprintln!("ZTUNNEL is not set: without a peer, only plain TCP stands beside Culvert")
+/// All shapes in each round, so that what else the machine does meets all of them alike.
+fn turns(planes: &[Plane], shapes: &[&Shape], (secs, rounds): (f64, usize)) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    for round in 1..=rounds {
+        for shape in shapes.iter().filter(|shape| !shape.arguments.is_empty()) {
+            for plane in planes {
+                eprintln!("turn {round} of {rounds} · {} · {}", shape.name, plane.name);
+                samples.push(measure::run(shape, plane, secs)?);
+            }
         }
     }
-    planes.push(Plane::culvert()?);
-    Ok(planes)
+    Ok(samples)
+}
+
+/// Of planes of their own, which have done nothing yet.
+fn memory(is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    for make in meshes() {
+        if [IDLE, HELD, ENROLLED].into_iter().any(&is_wanted) {
+            let plane = make()?;
+            eprintln!("{IDLE}, pods enrolled, connections held · {}", plane.name);
+            samples.extend(memory::of_fresh(plane)?);
+        }
+        if is_wanted(ENDED) {
+            let plane = make()?;
+            eprintln!("{ENDED} · {}", plane.name);
+            samples.push(memory::after_much(&plane)?);
+        }
+    }
+    Ok(samples)
+}
+
+type Make = Box<dyn Fn() -> Result<Plane>>;
+
+/// The planes that have agents, Culvert last.
+fn meshes() -> Vec<Make> {
+    let peer = std::env::var_os("ZTUNNEL");
+    if peer.is_none() {
+        eprintln!("ZTUNNEL is not set: without a peer, only plain TCP stands beside Culvert");
+    }
+    let peer = peer.map(|binary| -> Make { Box::new(move || Plane::ztunnel(binary.as_ref())) });
+    peer.into_iter().chain([Box::new(Plane::culvert) as Make]).collect()
+}
+
+fn planes() -> Result<Vec<Plane>> {
+    eprintln!("setting up plain TCP and the meshes, two nodes each");
+    let plain = Plane::plain()?;
+    let meshes = meshes().into_iter().map(|make| make());
+    std::iter::once(Ok(plain)).chain(meshes).collect()
 }

@@ -1,103 +1,24 @@
 //! Shell: one shape of work under one plane; what came out, and what it cost.
-use std::{fs, io::BufRead, io::BufReader, process::Stdio};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 use e2e::factory::{binary, lab_command};
 use serde_json::{Value, json};
 
-use crate::plane::Plane;
-
-/// A kind of work.
-pub(crate) struct Shape {
-    pub(crate) name: &'static str,
-    arguments: &'static [&'static str],
-    /// What is worth a row.
-    pub(crate) rows: &'static [Row],
-}
-
-/// A figure of a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Row {
-    /// Median, microseconds.
-    P50,
-    /// 99th percentile, microseconds.
-    P99,
-    /// Operations per second.
-    Rate,
-    /// Gigabits per second.
-    Throughput,
-    /// CPU time of both agents per operation, microseconds.
-    AgentsPerOperation,
-    /// CPU time of the machine per operation, microseconds.
-    MachinePerOperation,
-    /// CPU time of both agents per gigabyte, seconds.
-    AgentsPerGigabyte,
-    /// CPU time of the machine per gigabyte, seconds.
-    MachinePerGigabyte,
-    /// Resident memory of both agents, MB.
-    Memory,
-}
-
-use Row::{
-    AgentsPerGigabyte, AgentsPerOperation, MachinePerGigabyte, MachinePerOperation, Memory, P50,
-    P99, Rate, Throughput,
+use crate::{
+    plane::{Plane, To},
+    shapes::{
+        Row::{
+            self, AgentsPerGigabyte, AgentsPerOperation, MachinePerGigabyte, MachinePerOperation,
+            Memory, P50, P99, Rate, Throughput,
+        },
+        Shape,
+    },
 };
-
-const ROUND_TRIPS: &[Row] = &[P50, P99, AgentsPerOperation, MachinePerOperation];
-const BUSY: &[Row] = &[Rate, P50, P99, AgentsPerOperation, MachinePerOperation];
-const BULK: &[Row] = &[Throughput, AgentsPerGigabyte, MachinePerGigabyte];
-
-pub(crate) const SHAPES: &[Shape] = &[
-    Shape {
-        name: "round trips, 128 B, 1 connection",
-        arguments: &["pingpong", "--conns", "1"],
-        rows: ROUND_TRIPS,
-    },
-    Shape {
-        name: "round trips, 128 B, 16 connections",
-        arguments: &["pingpong", "--conns", "16"],
-        rows: BUSY,
-    },
-    Shape {
-        name: "round trips, 128 B, 64 connections",
-        arguments: &["pingpong", "--conns", "64"],
-        rows: BUSY,
-    },
-    Shape {
-        name: "round trips, 128 B, 1,000 a second over 16 connections",
-        arguments: &["pingpong", "--conns", "16", "--rate", "1000"],
-        // The machine's own account is too coarse for so little work.
-        rows: &[P50, P99, AgentsPerOperation],
-    },
-    Shape {
-        name: "round trips, 16 KiB, 4 connections",
-        arguments: &["pingpong", "--conns", "4", "--size", "16384"],
-        rows: BUSY,
-    },
-    Shape { name: "bulk up, 1 stream", arguments: &["stream", "--conns", "1"], rows: BULK },
-    Shape { name: "bulk up, 8 streams", arguments: &["stream", "--conns", "8"], rows: BULK },
-    Shape {
-        name: "bulk down, 1 stream",
-        arguments: &["stream", "--conns", "1", "--down"],
-        rows: BULK,
-    },
-    Shape {
-        name: "bulk down, 8 streams",
-        arguments: &["stream", "--conns", "8", "--down"],
-        rows: BULK,
-    },
-    Shape { name: "new connections, 1 client", arguments: &["rate", "--conns", "1"], rows: BUSY },
-    Shape {
-        name: "new connections, 16 clients",
-        arguments: &["rate", "--conns", "16"],
-        rows: BUSY,
-    },
-    Shape {
-        name: "1,000 connections held",
-        arguments: &["hold", "--conns", "1000"],
-        rows: &[Memory],
-    },
-];
 
 /// One turn of one plane at one shape.
 pub(crate) struct Sample {
@@ -109,6 +30,10 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    pub(crate) fn new(shape: &'static str, plane: &Plane, figures: Vec<(Row, f64)>) -> Self {
+        Self { shape, plane: plane.name, errors: 0, figures, report: Value::Null }
+    }
+
     pub(crate) fn figure(&self, row: Row) -> Option<f64> {
         self.figures.iter().find(|(is, _)| *is == row).map(|(_, figure)| *figure)
     }
@@ -121,40 +46,45 @@ impl Sample {
 
 /// Runs the shape for `secs` seconds.
 pub(crate) fn run(shape: &Shape, plane: &Plane, secs: f64) -> Result<Sample> {
+    // What is remembered of a pair of pods is remembered by now, whatever that may be.
+    ensure!(plane.answers(shape.to), "{} does not answer", plane.name);
     let before = (cpu(&plane.agents)?, machine_cpu()?);
-    let mut command = lab_command(plane.client.netns(), plane.client.cgroup());
-    command.arg("--").arg(binary("lab")?).arg("load").args(shape.arguments);
-    command.arg("--addr").arg(plane.address().to_string()).arg("--secs").arg(secs.to_string());
-    let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+    let (mut child, report) = load(plane, shape.to, shape.arguments, secs)?;
     let memory = resident(&plane.agents)?;
     ensure!(child.wait()?.success(), "the load failed");
     let (agents, machine) = (cpu(&plane.agents)? - before.0, machine_cpu()? - before.1);
-    let report: Value = serde_json::from_str(&line).context("the load printed no report")?;
-    let number = |name: &str| report[name].as_f64().unwrap_or(0.0);
-    let (operations, gigabytes) = (number("n").max(1.0), (number("bytes") * 1e-9).max(1e-9));
-    let figures = shape.rows.iter().map(|row| {
-        let figure = match row {
-            P50 => number("p50_us"),
-            P99 => number("p99_us"),
-            Rate => number("per_s"),
-            Throughput => number("gbit_s"),
-            AgentsPerOperation => agents * 1e6 / operations,
-            MachinePerOperation => machine * 1e6 / operations,
-            AgentsPerGigabyte => agents / gigabytes,
-            MachinePerGigabyte => machine / gigabytes,
-            Memory => memory,
-        };
-        (*row, figure)
-    });
+    let number = |name: &str| report[name].as_f64();
+    let operations = number("n").map(|n| n.max(1.0));
+    let gigabytes = number("bytes").map(|bytes| (bytes * 1e-9).max(1e-9));
+    let figures = [
+        (P50, number("p50_us")),
+        (P99, number("p99_us")),
+        (Rate, number("per_s")),
+        (Throughput, number("gbit_s")),
+        (AgentsPerOperation, operations.map(|n| agents * 1e6 / n)),
+        (MachinePerOperation, operations.map(|n| machine * 1e6 / n)),
+        (AgentsPerGigabyte, gigabytes.map(|gb| agents / gb)),
+        (MachinePerGigabyte, gigabytes.map(|gb| machine / gb)),
+        (Memory, Some(memory)),
+    ];
     Ok(Sample {
         shape: shape.name,
         plane: plane.name,
         errors: report["errors"].as_u64().unwrap_or(0),
-        figures: figures.collect(),
+        figures: figures.into_iter().filter_map(|(row, figure)| Some((row, figure?))).collect(),
         report,
     })
+}
+
+/// A load from the client, and what it reports; it may go on holding its connections.
+pub(crate) fn load(plane: &Plane, to: To, arguments: &[&str], secs: f64) -> Result<(Child, Value)> {
+    let mut command = lab_command(plane.client.netns(), plane.client.cgroup());
+    command.arg("--").arg(binary("lab")?).arg("load").args(arguments);
+    command.arg("--addr").arg(plane.address(to).to_string()).arg("--secs").arg(secs.to_string());
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+    Ok((child, serde_json::from_str(&line).context("the load printed no report")?))
 }
 
 /// Seconds of CPU time that processes have used, user and system.
@@ -182,12 +112,21 @@ fn machine_cpu() -> Result<f64> {
 
 /// Resident memory, MB.
 pub(crate) fn resident(pids: &[u32]) -> Result<f64> {
-    let mut kilobytes = 0;
+    kilobytes(pids, "status", "VmRSS:").map(|kilobytes| kilobytes / 1024.0)
+}
+
+/// Memory of their own, and a fair share of what they share with others, KB.
+pub(crate) fn share(pids: &[u32]) -> Result<f64> {
+    kilobytes(pids, "smaps_rollup", "Pss:")
+}
+
+fn kilobytes(pids: &[u32], file: &str, field: &str) -> Result<f64> {
+    let mut sum = 0.0;
     for pid in pids {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kilobytes += number.unwrap_or(0);
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).context("an agent is gone")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        sum += number.context("no such figure of memory")?;
     }
-    Ok(kilobytes as f64 / 1024.0)
+    Ok(sum)
 }

@@ -11,9 +11,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use e2e::{
     Agent, Lab, Pod,
-    factory::{binary, lab_command},
+    factory::{PATIENCE, binary, lab_command},
     lab::PodSpec,
 };
+
+use crate::zds::{Line, Server};
 
 /// Where the server listens.
 const PORT: u16 = 9000;
@@ -39,12 +41,31 @@ COMMIT
 pub(crate) struct Plane {
     pub(crate) name: &'static str,
     pub(crate) client: Pod,
+    /// On the other node.
     server: Pod,
-    /// Processes whose CPU time and memory count as the plane's.
+    /// On the client's own node.
+    neighbour: Pod,
+    /// Processes whose CPU time and memory count as the plane's, the first being the client's node's.
     pub(crate) agents: Vec<u32>,
     _processes: Vec<Process>,
-    _agents: Vec<Agent>,
+    enrolment: Enrolment,
     pub(crate) lab: Lab,
+}
+
+/// How a plane learns of pods.
+enum Enrolment {
+    None,
+    /// From manifests.
+    Culvert(Vec<Agent>),
+    /// From its CNI.
+    Ztunnel(Vec<Line>),
+}
+
+/// Where the server is that a load talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum To {
+    OtherNode,
+    SameNode,
 }
 
 /// Ends with its owner.
@@ -65,19 +86,19 @@ impl Plane {
     pub(crate) fn culvert() -> Result<Self> {
         let mut plane = Self::pods("Culvert")?;
         plane.lab.namespace("bench", true)?;
-        for node in [1, 2] {
-            let agent = plane.lab.agent(node)?;
-            plane.agents.push(agent.pid());
-            plane._agents.push(agent);
-        }
+        let agents: Vec<_> =
+            [1, 2].map(|node| plane.lab.agent(node)).into_iter().collect::<Result<_>>()?;
+        plane.agents.extend(agents.iter().map(Agent::pid));
+        plane.enrolment = Enrolment::Culvert(agents);
         plane.serving()
     }
 
-    pub(crate) fn ztunnel(ztunnel: &Path, inpod: &Path) -> Result<Self> {
+    pub(crate) fn ztunnel(ztunnel: &Path) -> Result<Self> {
         let mut plane = Self::pods("ztunnel")?;
         let folder = plane.lab.manifests();
+        let (client, server, neighbour) = (&plane.client, &plane.server, &plane.neighbour);
         let mut workloads = "workloads:\n".to_owned();
-        for (pod, node) in [(&plane.client, "n1"), (&plane.server, "n2")] {
+        for (pod, node) in [(client, "n1"), (neighbour, "n1"), (server, "n2")] {
             workloads += &format!(
                 "- {{uid: cluster1//v1/Pod/default/{0}, name: {0}, namespace: default, \
                  serviceAccount: {0}, workloadIps: [\"{1}\"], protocol: HBONE, node: {node}, \
@@ -86,110 +107,133 @@ impl Plane {
             );
         }
         fs::write(folder.join("ztunnel.state"), workloads + "services: []\npolicies: []\n")?;
-        for (index, pod) in [&plane.client, &plane.server].into_iter().enumerate() {
-            let peer = Peer { ztunnel, inpod, folder: &folder, number: index + 1, pod };
-            let (server, agent) = peer.start(&plane.lab)?;
-            plane.agents.push(agent.0.id());
-            plane._processes.extend([server, agent]);
+        let mut lines = Vec::new();
+        for (number, pods) in [(1, vec![client, neighbour]), (2, vec![server])] {
+            let peer = Peer { ztunnel, folder: &folder, number };
+            let (process, mut line) = peer.start(&plane.lab)?;
+            for pod in pods {
+                line.add(pod)?;
+                redirect(pod)?;
+            }
+            plane.agents.push(process.0.id());
+            plane._processes.push(process);
+            lines.push(line);
         }
+        plane.enrolment = Enrolment::Ztunnel(lines);
         plane.serving()
     }
 
     /// Where the server is.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.server.at(PORT)
+    pub(crate) fn address(&self, to: To) -> SocketAddr {
+        match to {
+            To::OtherNode => self.server.at(PORT),
+            To::SameNode => self.neighbour.at(PORT),
+        }
+    }
+
+    /// More pods on the client's node, each with an account of its own; waits until they are enrolled.
+    pub(crate) fn enrol(&mut self, count: usize) -> Result<Vec<Pod>> {
+        let names: Vec<_> = (0..count).map(|number| format!("more{number}")).collect();
+        let spec = |name| PodSpec { name, namespace: "bench", account: name, labels: &[] };
+        let pods = names.iter().map(|name| self.lab.pod(1, &spec(name)));
+        let pods: Vec<_> = pods.collect::<Result<_>>()?;
+        match &mut self.enrolment {
+            Enrolment::None => {}
+            Enrolment::Culvert(agents) => {
+                let agent = agents.first().context("no agent")?;
+                let start = Instant::now();
+                while agent.enrolled()? < count + 2 {
+                    ensure!(start.elapsed() < PATIENCE, "the pods are not enrolled");
+                    thread::sleep(Duration::from_millis(50));
+                }
+            }
+            Enrolment::Ztunnel(lines) => {
+                let line = lines.first_mut().context("no agent")?;
+                pods.iter().try_for_each(|pod| line.add(pod))?;
+            }
+        }
+        Ok(pods)
     }
 
     fn pods(name: &'static str) -> Result<Self> {
         let lab = Lab::new(2)?;
-        let spec = |name| PodSpec { name, namespace: "bench", account: name, labels: &[] };
-        let (client, server) = (lab.pod(1, &spec("a"))?, lab.pod(2, &spec("b"))?);
-        let (agents, processes) = (Vec::new(), Vec::new());
-        Ok(Self { name, client, server, agents, _processes: processes, _agents: Vec::new(), lab })
+        let pod = |node, name| {
+            lab.pod(node, &PodSpec { name, namespace: "bench", account: name, labels: &[] })
+        };
+        let (client, server, neighbour) = (pod(1, "a")?, pod(2, "b")?, pod(1, "c")?);
+        let (agents, _processes, enrolment) = (Vec::new(), Vec::new(), Enrolment::None);
+        Ok(Self { name, client, server, neighbour, agents, _processes, enrolment, lab })
     }
 
-    /// Starts the server, and waits until the client can reach it.
+    /// Starts the servers, and waits until the client can reach them.
     fn serving(mut self) -> Result<Self> {
-        let mut command = lab_command(self.server.netns(), self.server.cgroup());
-        command.arg("--").arg(binary("lab")?).args(["load", "server", "--addr"]);
-        let command = command.arg(format!("0.0.0.0:{PORT}")).stdout(Stdio::null());
-        self._processes.push(Process(command.spawn()?));
-        let start = Instant::now();
-        while !self.answers() {
-            ensure!(start.elapsed() < Duration::from_secs(20), "{} does not answer", self.name);
-            thread::sleep(Duration::from_millis(50));
+        for pod in [&self.server, &self.neighbour] {
+            let mut command = lab_command(pod.netns(), pod.cgroup());
+            command.arg("--").arg(binary("lab")?).args(["load", "server", "--addr"]);
+            let command = command.arg(format!("0.0.0.0:{PORT}")).stdout(Stdio::null());
+            self._processes.push(Process(command.spawn()?));
+        }
+        for to in [To::OtherNode, To::SameNode] {
+            let start = Instant::now();
+            while !self.answers(to) {
+                ensure!(start.elapsed() < PATIENCE, "{} does not answer", self.name);
+                thread::sleep(Duration::from_millis(50));
+            }
         }
         Ok(self)
     }
 
-    fn answers(&self) -> bool {
+    /// Whether a connection gets through.
+    pub(crate) fn answers(&self, to: To) -> bool {
         use std::io::{Read, Write};
-        let Ok(mut stream) = self.client.inside.connect(self.address()) else { return false };
+        let Ok(mut stream) = self.client.inside.connect(self.address(to)) else { return false };
         let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
         stream.write_all(b"Ex").is_ok() && stream.read_exact(&mut [0]).is_ok()
     }
 }
 
-/// What it takes to start the peer for one pod.
+/// What it takes to start the peer on one node.
 struct Peer<'a> {
     ztunnel: &'a Path,
-    inpod: &'a Path,
     folder: &'a Path,
     number: usize,
-    pod: &'a Pod,
 }
 
 impl Peer<'_> {
-    /// The server that hands it the pod's namespace, and the peer itself.
-    fn start(&self, lab: &Lab) -> Result<(Process, Process)> {
+    fn start(&self, lab: &Lab) -> Result<(Process, Line)> {
         let node = lab.nodes.get(self.number - 1).context("no such node")?;
         let socket = self.folder.join(format!("zds{}", self.number));
-        let cgroup = node.cgroup().join("agent");
-        let netns = node.netns();
-        let exec = |program: &Path| {
-            let mut command = lab_command(&netns, &cgroup);
-            command.arg("--").arg(program).env("INPOD_UDS", &socket).stdout(Stdio::null());
-            command
-        };
-        let name = self.pod.netns().file_name().context("a namespace without a name")?;
-        let mut server = exec(self.inpod);
-        let info = format!("default/{0}/{0}", self.pod.name);
-        let server = server.arg(name).env("PROXY_WORKLOAD_INFO", info).stderr(Stdio::null());
-        let server = Process(server.spawn().context("start INPODSERVER")?);
-        let start = Instant::now();
-        while !socket.exists() {
-            ensure!(start.elapsed() < Duration::from_secs(10), "INPODSERVER does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
-        // Both write their access log to a file, as they do by default.
+        let server = Server::open(&socket)?;
+        // Both meshes write their access log to a file, as they do by default.
         let log = fs::File::create(self.folder.join(format!("ztunnel{}.log", self.number)))?;
-        let mut agent = exec(self.ztunnel);
-        let agent = agent.stderr(log.try_clone()?).stdout(log);
+        let mut agent = lab_command(&node.netns(), &node.cgroup().join("agent"));
+        agent.arg("--").arg(self.ztunnel).stderr(log.try_clone()?).stdout(log);
         let agent = agent
             .envs([("PROXY_MODE", "shared"), ("FAKE_CA", "true")])
             .envs([("XDS_ADDRESS", ""), ("CA_ADDRESS", ""), ("IPV6_ENABLED", "false")])
+            .env("INPOD_UDS", &socket)
             .env("LOCAL_XDS_PATH", self.folder.join("ztunnel.state"))
             .env("NODE_NAME", &node.name)
             .env("CLUSTER_ID", "cluster1");
         let agent = Process(agent.spawn().context("start ZTUNNEL")?);
-        self.redirect()?;
-        Ok((server, agent))
+        Ok((agent, server.accept()?))
     }
+}
 
-    fn redirect(&self) -> Result<()> {
-        use std::io::Write;
-        let name = self.pod.netns().file_name().context("a namespace without a name")?;
-        let mut restore = Command::new("ip");
-        restore.args(["netns", "exec"]).arg(name).args(["iptables-legacy-restore", "--noflush"]);
-        let mut child = restore.stdin(Stdio::piped()).spawn()?;
-        child.stdin.take().context("stdin")?.write_all(REDIRECT.as_bytes())?;
-        if !child.wait()?.success() {
-            bail!("the peer's redirection needs iptables-legacy: apt-get install iptables");
-        }
-        e2e::system::ip(
-            name.to_str(),
-            "route add local 0.0.0.0/0 dev lo table 100\n\
-             rule add fwmark 0x111/0xfff pref 32764 lookup 100\n",
-        )
+/// Leads the pod's connections to the peer.
+fn redirect(pod: &Pod) -> Result<()> {
+    use std::io::Write;
+    let name = pod.netns().file_name().context("a namespace without a name")?;
+    let mut restore = Command::new("ip");
+    restore.args(["netns", "exec"]).arg(name).args(["iptables-legacy-restore", "--noflush"]);
+    let mut child = restore.stdin(Stdio::piped()).spawn()?;
+    child.stdin.take().context("stdin")?.write_all(REDIRECT.as_bytes())?;
+    if !child.wait()?.success() {
+        bail!("the peer's redirection needs iptables-legacy: apt-get install iptables");
     }
+    e2e::system::ip(
+        name.to_str(),
+        "route add local 0.0.0.0/0 dev lo table 100\n\
+         rule add fwmark 0x111/0xfff pref 32764 lookup 100\n",
+    )
 }

@@ -112,6 +112,7 @@ async fn sink(arguments: &Arguments) -> Result<()> {
         pin: arguments.pin.clone(),
         pods_cgroup: arguments.cgroup.join("pods"),
         node_cgroup: arguments.cgroup.clone(),
+        congestion_control: None,
     };
     let mut enrolment = Enrolment::open("n1".into(), capture, false, drain)?;
     let snapshot = snapshots.borrow().clone();
