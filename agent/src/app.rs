@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     clock,
     config::{CaptureMode, Config, Format, SameNode},
+    direct::Direct,
     discovery::Snapshot,
     drain::Drain,
     hbone::pool::{Pool, PoolLimits},
@@ -135,7 +136,6 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         cluster: config.cluster.as_str().into(),
         drain: connections.clone(),
     };
-    let stories = Stories::new(inbound, &pool, &pods, config.same_node);
     let enrolment = Enrolment::open(
         config.node.clone(),
         capture_settings(&config),
@@ -143,6 +143,9 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         connections.clone(),
     )?;
     enrolment.follow_kernel_log(&background);
+    let loads = Loads::default();
+    let direct = direct(&config, (&inbound, &pods, &loads), &enrolment, &background)?;
+    let stories = Stories::new(inbound, &pool, &pods, loads, direct.clone());
     let operators = Operators {
         config: &config,
         telemetry: telemetry.clone(),
@@ -159,10 +162,32 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     tracing::info!("stopping");
     telemetry.begin_drain();
     let finished = connections.stop(config.shutdown.grace).await;
+    if let Some(direct) = &direct {
+        direct.cut().await;
+    }
     background.force();
     background.stop(Duration::ZERO).await;
     tracing::info!(finished, "stopped");
     stopped
+}
+
+/// What lets pods of this node reach each other without the agent, unless they are to use tunnels.
+fn direct(
+    config: &Config,
+    (inbound, pods, loads): (&Inbound, &watch::Receiver<LocalPods>, &Loads),
+    enrolment: &Enrolment,
+    background: &Drain,
+) -> anyhow::Result<Option<Direct>> {
+    // Opened in any case: an earlier agent may have been configured otherwise.
+    let shortcuts = enrolment.shortcuts()?;
+    if config.same_node == SameNode::Hbone {
+        return Ok(None);
+    }
+    let events = shortcuts.events()?;
+    let direct = Direct::new(inbound.clone(), pods.clone(), loads.clone(), shortcuts)?;
+    background.spawn(direct.clone().follow(events));
+    inbound.drain.spawn(direct.clone().finish(inbound.drain.clone()));
+    Ok(Some(direct))
 }
 
 /// What becomes of captured connections.
@@ -178,16 +203,17 @@ impl Stories {
         inbound: Inbound,
         pool: &Pool,
         pods: &watch::Receiver<LocalPods>,
-        same_node: SameNode,
+        loads: Loads,
+        joining: Option<Direct>,
     ) -> Self {
         let outbound = Outbound {
             snapshot: inbound.snapshot.clone(),
             pool: pool.clone(),
-            loads: Loads::default(),
+            loads,
             telemetry: inbound.telemetry.clone(),
             cluster: inbound.cluster.clone(),
             pods: pods.clone(),
-            joining: (same_node == SameNode::Direct).then(|| inbound.clone()),
+            joining,
         };
         Self { places: inbound.places.clone(), outbound, inbound }
     }
@@ -254,8 +280,11 @@ impl Node {
         let stories = self.stories.clone();
         let serve = move |pod, arrival, captured| stories.clone().serve(pod, arrival, captured);
         let keeper = self.keeper.clone();
+        // Before another pod can be enrolled with an address that wandered, and once it is.
+        self.judge_direct();
         let failed = self.enrolment.apply(snapshot, |w| keeper.hold(&w.identity), serve).await?;
         self.pods.send_replace(self.enrolment.pods());
+        self.judge_direct();
         self.report(&failed);
         for (pod, error) in &failed {
             let error = anyhow::format_err!("{error}");
@@ -265,6 +294,12 @@ impl Node {
             self.readiness.done(ENROLLED);
         }
         Ok(failed.is_empty())
+    }
+
+    fn judge_direct(&self) {
+        if let Some(direct) = &self.stories.outbound.joining {
+            direct.judge();
+        }
     }
 
     fn report(&self, failed: &[(Arc<str>, redirect::Error)]) {

@@ -96,8 +96,9 @@ pub enum CaptureMode {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum SameNode {
-    /// The agent joins their connections: identity and policy are checked as ever, and nothing is
-    /// encrypted, because nothing leaves the kernel's memory.
+    /// The agent joins their connections, and lets the next ones of the same pair go from pod to pod
+    /// while its verdict holds: identity and policy are checked as ever, and nothing is encrypted,
+    /// because nothing leaves the kernel's memory.
     #[default]
     Direct,
     /// By a tunnel, as between nodes.

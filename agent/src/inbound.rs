@@ -205,15 +205,10 @@ impl Inbound {
     /// # Errors
     /// When a policy refuses it, or the application cannot be reached.
     pub async fn join(self, pod: Arc<LocalPod>, caller: Caller) -> Result<Joined, Failure> {
-        let mut record = self.record(caller.source, caller.target);
-        record.protocol = Protocol::Direct;
-        record.service.clone_from(&caller.service);
-        record.source.identity = Some(caller.identity.clone());
-        record.destination.workload = Some(pod.workload().clone());
-        record.destination.identity = Some(pod.workload().identity.clone());
+        let (mut record, judged) = self.arrive(&pod, &caller);
         // Who waited for the application may do so no longer.
         record.unless_told = Reason::ResetByClient;
-        let reached = match self.judge(&pod, &caller.asked(), &mut record) {
+        let reached = match judged {
             Ok(()) => deliver(&pod, caller.target, caller.source).await,
             Err(denied) => Err(denied),
         };
@@ -225,6 +220,18 @@ impl Inbound {
                 Err(failure)
             }
         }
+    }
+
+    /// The record of such a connection, and what policies say to it.
+    pub fn arrive(&self, pod: &LocalPod, caller: &Caller) -> (Record, Result<(), Failure>) {
+        let mut record = self.record(caller.source, caller.target);
+        record.protocol = Protocol::Direct;
+        record.service.clone_from(&caller.service);
+        record.source.identity = Some(caller.identity.clone());
+        record.destination.workload = Some(pod.workload().clone());
+        record.destination.identity = Some(pod.workload().identity.clone());
+        let judged = self.judge(pod, &caller.asked(), &mut record);
+        (record, judged)
     }
 
     fn describe_peer(&self, head: &ConnectHead, peer_address: SocketAddr, record: &mut Record) {

@@ -27,6 +27,8 @@ pub mod telemetry;
 
 pub mod inbound;
 
+pub mod direct;
+
 pub mod outbound;
 
 pub mod config;

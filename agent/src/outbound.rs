@@ -6,6 +6,7 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 
 use crate::{
     clock,
+    direct::Direct,
     discovery::Snapshot,
     flow::Flow,
     hbone::{
@@ -13,7 +14,7 @@ use crate::{
         pool::{Opened, Pool, PoolKey},
     },
     identity::Identity,
-    inbound::{CONNECT_TIMEOUT, Caller, Inbound, Joined, describe},
+    inbound::{CONNECT_TIMEOUT, Caller, Joined, describe},
     redirect::{Captured, LocalPod, LocalPods},
     relay::{self, Ended, relay},
     route::{self, Choice, Load, Loads, NextHop, Via},
@@ -57,7 +58,7 @@ pub struct Outbound {
     /// The pods of this node.
     pub pods: watch::Receiver<LocalPods>,
     /// How connections to them are delivered, if not by tunnels.
-    pub joining: Option<Inbound>,
+    pub joining: Option<Direct>,
 }
 
 impl Outbound {
@@ -218,7 +219,7 @@ impl Outbound {
         let uid = hop.workload.as_ref().map(|workload| &workload.uid);
         let there = uid.and_then(|uid| self.pods.borrow().get(uid).cloned());
         let there = there.filter(|there| there.has(hop.endpoint.ip()));
-        let (Some(there), Some(inbound)) = (there, self.joining.clone()) else {
+        let (Some(there), Some(direct)) = (there, &self.joining) else {
             return Err(Failure::new(Reason::ConnectRefused, "the pod is not enrolled yet"));
         };
         let identity = pod.workload().identity.clone();
@@ -227,7 +228,9 @@ impl Outbound {
         let caller = Caller { identity, source, target, service: hop.service.clone() };
         record.source.identity = Some(pod.workload().identity.clone());
         record.destination.identity = Some(peer);
-        let joined = inbound.join(there, caller).await.map_err(|failure| failure.as_told())?;
+        let joined = direct.inbound.clone().join(there.clone(), caller).await;
+        let joined = joined.map_err(|failure| failure.as_told())?;
+        direct.leave(pod, flow.destination, &there, hop);
         Ok(Upstream::Joined(Box::new(joined)))
     }
 

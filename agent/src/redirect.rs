@@ -1,6 +1,8 @@
 //! Front: capture of pods' connections by the kernel. The only room that names aya.
 //! Never: who may talk to whom, a byte of payload.
 mod addresses;
+mod diag;
+mod direct;
 mod enrol;
 mod features;
 mod listener;
@@ -10,6 +12,7 @@ mod netns;
 mod pod;
 
 pub use addresses::canonical;
+pub use direct::{DirectEvent, DirectFlow, Events, Shortcuts, Way};
 pub use enrol::{Enrolment, LocalPods};
 pub use features::{Feature, features};
 pub use listener::{Arrival, Captured};

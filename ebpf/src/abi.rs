@@ -1,9 +1,10 @@
 //! Pure: names, capacities and layouts of everything that kernel and agent share.
 //! Addresses are 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`; ports are in network order.
 //! Never: padding, `bool`, `usize`, `Option`, or logic beyond turning values into bytes and back.
+pub mod direct;
 
 /// Version of these layouts, part of the pin path: agents with other layouts never share maps.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The port on which mesh peers deliver tunnels (HBONE).
 pub const HBONE_PORT: u16 = 15008;
@@ -16,6 +17,13 @@ pub const MAX_DESTINATIONS: usize = 1 << 18;
 pub const MAX_HANDSHAKES: usize = 1 << 14;
 /// Node-to-pod connections that are open at one time and exempt, at most.
 pub const MAX_PROBES: usize = 1 << 14;
+/// Verdicts of the agent that the kernel may act on by itself, at most.
+pub const MAX_VERDICTS: usize = 1 << 14;
+/// Connections that are open by such verdicts, at most: the next one is refused. The agent leaves no
+/// verdicts long before.
+pub const MAX_FLOWS: usize = 1 << 16;
+/// Bytes for events that the agent has not read yet.
+pub const EVENT_BYTES: usize = 1 << 20;
 /// Listening sockets per pod: plaintext and tunnels.
 pub const LISTENERS_PER_POD: u32 = 2;
 /// Offset of the listener for plaintext within a pod's slot.
@@ -38,6 +46,8 @@ pub const NODE_ENTRIES: usize = 3;
 pub const HANDSHAKE_NS: u64 = 15_000_000_000;
 /// How long an exemption for a node process stays valid, nanoseconds; it also ends with its socket.
 pub const PROBE_NS: u64 = 1_000_000_000;
+/// In the place of that time: the connection is none of a node process, and must not be let in.
+pub const PROBE_REFUSED: u64 = 0;
 
 /// An address of 16 bytes as the kernel's four words in network order.
 pub type Ip = [u32; 4];
@@ -95,8 +105,9 @@ impl Pod {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Mark {
-    /// For [`ROLE_LISTENER`]: the cookie of the socket's network namespace, once it listens.
-    pub netns: u64,
+    /// For [`ROLE_LISTENER`]: the cookie of the socket's network namespace, once it listens. For
+    /// [`ROLE_DIRECT`]: the number of the verdict.
+    pub tag: u64,
     /// The address that goes with the role.
     pub ip: Ip,
     /// The port that goes with the role.
@@ -123,17 +134,20 @@ pub const ROLE_AGENT: u32 = 3;
 pub const ROLE_PRESENTED: u32 = 4;
 /// A listener of the agent, which asks for the cookie of its network namespace.
 pub const ROLE_LISTENER: u32 = 5;
+/// An application's socket that goes straight to a pod of this node, by a verdict of the agent; the
+/// address is the one that it dialled.
+pub const ROLE_DIRECT: u32 = 6;
 
 impl Mark {
     /// A mark with an address.
     pub const fn new(role: u32, ip: Ip, port: u16) -> Self {
-        Self { netns: 0, ip, port, reserved: 0, role }
+        Self { tag: 0, ip, port, reserved: 0, role }
     }
 
     /// As the map holds it.
     pub fn to_bytes(self) -> [u8; MARK_SIZE] {
         let mut bytes = [0; MARK_SIZE];
-        bytes[..8].copy_from_slice(&self.netns.to_ne_bytes());
+        bytes[..8].copy_from_slice(&self.tag.to_ne_bytes());
         bytes[8..24].copy_from_slice(&ip_bytes(self.ip));
         bytes[24..26].copy_from_slice(&self.port.to_ne_bytes());
         bytes[28..].copy_from_slice(&self.role.to_ne_bytes());
@@ -145,9 +159,9 @@ impl Mark {
         let word = |at: usize| {
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
-        let netns = u64::from(word(0)) | u64::from(word(4)) << 32;
+        let tag = u64::from(word(0)) | u64::from(word(4)) << 32;
         Self {
-            netns: if cfg!(target_endian = "little") { netns } else { netns.rotate_left(32) },
+            tag: if cfg!(target_endian = "little") { tag } else { tag.rotate_left(32) },
             ip: [word(8), word(12), word(16), word(20)],
             port: u16::from_ne_bytes([bytes[24], bytes[25]]),
             reserved: 0,
@@ -182,15 +196,15 @@ pub struct Note {
     pub mark: Mark,
 }
 
-/// Key of map `PROBES`: a connection of a node process, as the pod sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Key of maps `PROBES` and `FLOWS`: a connection as the pod at which it arrives sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
-pub struct Probe {
-    /// The node's address.
+pub struct Arriving {
+    /// The client's address.
     pub remote: Ip,
     /// The pod's address.
     pub local: Ip,
-    /// The node's port.
+    /// The client's port.
     pub remote_port: u16,
     /// The pod's port.
     pub local_port: u16,
@@ -200,7 +214,7 @@ const _: () = assert!(size_of::<Pod>() == POD_SIZE);
 const _: () = assert!(size_of::<Mark>() == MARK_SIZE);
 const _: () = assert!(size_of::<Handshake>() == 32);
 const _: () = assert!(size_of::<Note>() == 8 + MARK_SIZE);
-const _: () = assert!(size_of::<Probe>() == 36);
+const _: () = assert!(size_of::<Arriving>() == 36);
 
 #[cfg(test)]
 mod tests {
@@ -209,7 +223,7 @@ mod tests {
     #[test]
     fn a_mark_survives_its_bytes() {
         let mark = Mark {
-            netns: 0x0123_4567_89ab_cdef,
+            tag: 0x0123_4567_89ab_cdef,
             ip: ip_words([7; 16]),
             port: 80_u16.to_be(),
             reserved: 0,
@@ -226,6 +240,9 @@ mod tests {
             + MAX_DESTINATIONS * (entry(16, 4) + entry(20, 4))
             + MAX_HANDSHAKES * entry(32, 40)
             + MAX_PROBES * entry(36, 8)
+            + MAX_VERDICTS * entry(direct::DIALLED_SIZE, direct::VERDICT_SIZE)
+            + MAX_FLOWS * entry(36, direct::FLOW_SIZE)
+            + EVENT_BYTES
             + MAX_PODS * LISTENERS_PER_POD as usize * 16;
         assert!(total < 64 << 20, "{total} bytes");
     }

@@ -1,7 +1,7 @@
 //! Pure: facts about a socket or packet → what becomes of it, and why.
 //! Never: a map look-up (callers pass one in), never who may talk to whom.
 use crate::{
-    abi::{HBONE_PORT, Ip, MAPPED, PROBE_NS, Pod, ROLE_AGENT, ROLE_DIALLED},
+    abi::{HBONE_PORT, Ip, MAPPED, PROBE_NS, Pod, ROLE_AGENT, ROLE_DIALLED, ROLE_DIRECT},
     why::Why,
 };
 
@@ -20,7 +20,7 @@ pub enum Connect {
 #[inline(always)]
 pub fn elsewhere(role: u32, to: &Ip, is_captured: impl FnOnce() -> bool) -> Option<Why> {
     // A socket that dialled a mesh destination before has a mark to be looked after.
-    if role == ROLE_DIALLED {
+    if is_client(role) {
         return None;
     }
     if is_loopback(to) || is_unspecified(to) {
@@ -45,6 +45,12 @@ pub fn connect(pod: &Pod, role: u32, to: &Ip, is_captured: impl FnOnce() -> bool
     Connect::Redirect
 }
 
+/// Whether the role is that of an application's socket that dialled a mesh destination.
+#[inline(always)]
+pub const fn is_client(role: u32) -> bool {
+    role == ROLE_DIALLED || role == ROLE_DIRECT
+}
+
 /// Whether a destination is the pod itself.
 #[inline(always)]
 pub fn is_own(pod: &Pod, to: &Ip) -> bool {
@@ -67,16 +73,29 @@ pub enum Steer {
     Drop(Why),
 }
 
+/// Why a connection need not go to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exemption {
+    /// It must.
+    None,
+    /// A process of the node holds it.
+    Probe,
+    /// It goes by a verdict that the agent left.
+    Direct,
+    /// It went by a verdict that does not hold any more.
+    Revoked,
+}
+
 /// Decides about a SYN at the door of an enrolled pod. Fails closed: an address of the pod that
 /// the agent does not know is not served. `slot_of` finds the pod by one of its addresses,
-/// `is_probe` says whether a node process holds this connection.
+/// `exemption` says whether this connection is known.
 #[inline(always)]
 pub fn steer(
     remote: &Ip,
     local: &Ip,
     local_port: u16,
     slot_of: impl Fn(&Ip) -> Option<u32>,
-    is_probe: impl FnOnce() -> bool,
+    exemption: impl FnOnce() -> Exemption,
 ) -> Steer {
     // Traffic to the pod's own address arrives with the interface of the route, not with the
     // loopback's, so only the addresses tell that it never left the pod.
@@ -89,10 +108,12 @@ pub fn steer(
     if slot_of(remote) == Some(slot) {
         return Steer::Pass(Why::LookupLocal);
     }
-    if is_probe() {
-        return Steer::Pass(Why::LookupProbe);
+    match exemption() {
+        Exemption::Probe => Steer::Pass(Why::LookupProbe),
+        Exemption::Direct => Steer::Pass(Why::LookupDirect),
+        Exemption::Revoked => Steer::Drop(Why::LookupRevoked),
+        Exemption::None => Steer::Agent { slot, hbone: local_port == HBONE_PORT },
     }
-    Steer::Agent { slot, hbone: local_port == HBONE_PORT }
 }
 
 /// Whether an exemption written at `at` still holds. It also ends with its socket; the time limit
@@ -156,6 +177,7 @@ mod tests {
             ("10.9.9.9", 0, false, Connect::Pass(Why::ConnectNotMesh)),
             ("10.9.9.9", 0, true, Connect::Redirect),
             ("10.9.9.9", ROLE_DIALLED, false, Connect::Pass(Why::ConnectNotMesh)),
+            ("10.9.9.9", ROLE_DIRECT, false, Connect::Pass(Why::ConnectNotMesh)),
             ("127.0.0.1", 0, true, Connect::Pass(Why::ConnectLocal)),
             ("127.9.9.9", 0, true, Connect::Pass(Why::ConnectLocal)),
             ("0.0.0.0", 0, true, Connect::Pass(Why::ConnectLocal)),
@@ -186,17 +208,20 @@ mod tests {
     #[test]
     fn everything_from_outside_goes_to_the_agent() {
         let slot_of = |at: &Ip| (*at == ip("10.1.0.2") || *at == ip("fd00:1::2")).then_some(3);
-        for (remote, local, port, probe, expected) in [
-            ("10.2.0.2", "10.1.0.2", 80, false, Steer::Agent { slot: 3, hbone: false }),
-            ("10.2.0.2", "10.1.0.2", 15008, false, Steer::Agent { slot: 3, hbone: true }),
-            ("fd00:2::2", "fd00:1::2", 80, false, Steer::Agent { slot: 3, hbone: false }),
-            ("10.1.0.1", "10.1.0.2", 80, true, Steer::Pass(Why::LookupProbe)),
-            ("10.1.0.2", "10.1.0.2", 80, false, Steer::Pass(Why::LookupLocal)),
-            ("10.1.0.2", "127.0.0.1", 80, false, Steer::Pass(Why::LookupLocal)),
-            ("10.2.0.2", "fe80::2", 80, false, Steer::Drop(Why::LookupUnknownAddress)),
-            ("10.1.0.1", "10.7.0.2", 80, true, Steer::Drop(Why::LookupUnknownAddress)),
+        let (none, probe) = (Exemption::None, Exemption::Probe);
+        for (remote, local, port, exemption, expected) in [
+            ("10.2.0.2", "10.1.0.2", 80, none, Steer::Agent { slot: 3, hbone: false }),
+            ("10.2.0.2", "10.1.0.2", 15008, none, Steer::Agent { slot: 3, hbone: true }),
+            ("fd00:2::2", "fd00:1::2", 80, none, Steer::Agent { slot: 3, hbone: false }),
+            ("10.1.0.1", "10.1.0.2", 80, probe, Steer::Pass(Why::LookupProbe)),
+            ("10.1.0.3", "10.1.0.2", 80, Exemption::Direct, Steer::Pass(Why::LookupDirect)),
+            ("10.1.0.3", "10.1.0.2", 80, Exemption::Revoked, Steer::Drop(Why::LookupRevoked)),
+            ("10.1.0.2", "10.1.0.2", 80, none, Steer::Pass(Why::LookupLocal)),
+            ("10.1.0.2", "127.0.0.1", 80, none, Steer::Pass(Why::LookupLocal)),
+            ("10.2.0.2", "fe80::2", 80, none, Steer::Drop(Why::LookupUnknownAddress)),
+            ("10.1.0.1", "10.7.0.2", 80, probe, Steer::Drop(Why::LookupUnknownAddress)),
         ] {
-            let verdict = steer(&ip(remote), &ip(local), port, slot_of, || probe);
+            let verdict = steer(&ip(remote), &ip(local), port, slot_of, || exemption);
             assert_eq!(verdict, expected, "{remote} -> {local}:{port}");
         }
     }

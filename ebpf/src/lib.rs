@@ -4,4 +4,5 @@
 
 pub mod abi;
 pub mod decide;
+pub mod flow;
 pub mod why;

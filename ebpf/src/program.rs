@@ -2,6 +2,7 @@
 //! raw pointers, and the verifier checks every access before the program may run.
 mod connect;
 mod count;
+mod flow;
 mod maps;
 mod peer;
 mod sockops;

@@ -68,11 +68,37 @@ pub enum Why {
     LookupUnknownAddress,
     /// lookup: dropped, the kernel would not assign the listener.
     LookupAssignFailed,
+    /// connect: straight to a pod of this node, by a verdict of the agent.
+    ConnectDirect,
+    /// A connection that goes by a verdict was opened.
+    OpenDirect,
+    /// A connection was opened by a verdict that does not hold any more: it will be refused.
+    OpenRevoked,
+    /// A connection was opened by a verdict, and there is no room for it: it will be refused.
+    OpenFull,
+    /// Such a connection was let in by the pod that the verdict names, and is established.
+    OpenAdmitted,
+    /// Somebody else answered: nothing leaves the client's socket.
+    OpenMisled,
+    /// An accepted socket of a connection that goes by a verdict.
+    AcceptDirect,
+    /// The same, in another pod than the one that the verdict names.
+    AcceptMisled,
+    /// A socket of such a connection changed its state and lives on.
+    FlowOpen,
+    /// A socket of such a connection is gone.
+    FlowClosed,
+    /// The agent could not be told of such a connection: the ring was full.
+    EventLost,
+    /// lookup: by a verdict, straight to the application.
+    LookupDirect,
+    /// lookup: dropped, the verdict does not hold any more.
+    LookupRevoked,
 }
 
 impl Why {
     /// Every reason, in counter order.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 44] = [
         Self::ConnectOtherProtocol,
         Self::ConnectNotEnrolled,
         Self::ConnectAgent,
@@ -104,6 +130,19 @@ impl Why {
         Self::LookupNoAgent,
         Self::LookupUnknownAddress,
         Self::LookupAssignFailed,
+        Self::ConnectDirect,
+        Self::OpenDirect,
+        Self::OpenRevoked,
+        Self::OpenFull,
+        Self::OpenAdmitted,
+        Self::OpenMisled,
+        Self::AcceptDirect,
+        Self::AcceptMisled,
+        Self::FlowOpen,
+        Self::FlowClosed,
+        Self::EventLost,
+        Self::LookupDirect,
+        Self::LookupRevoked,
     ];
 
     /// The reason as metrics and dumps name it.
@@ -140,6 +179,19 @@ impl Why {
             Self::LookupNoAgent => "lookup_no_agent",
             Self::LookupUnknownAddress => "lookup_unknown_address",
             Self::LookupAssignFailed => "lookup_assign_failed",
+            Self::ConnectDirect => "connect_direct",
+            Self::OpenDirect => "open_direct",
+            Self::OpenRevoked => "open_revoked",
+            Self::OpenFull => "open_full",
+            Self::OpenAdmitted => "open_admitted",
+            Self::OpenMisled => "open_misled",
+            Self::AcceptDirect => "accept_direct",
+            Self::AcceptMisled => "accept_misled",
+            Self::FlowOpen => "flow_open",
+            Self::FlowClosed => "flow_closed",
+            Self::EventLost => "event_lost",
+            Self::LookupDirect => "lookup_direct",
+            Self::LookupRevoked => "lookup_revoked",
         }
     }
 }

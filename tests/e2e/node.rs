@@ -37,7 +37,7 @@ impl OneNode {
 #[test]
 fn pods_of_one_node_are_joined_and_both_records_say_so() -> Result<()> {
     for (extra, protocol, path) in [
-        ("", "direct", "on this node, without a tunnel"),
+        ("", "direct", "direct, same node, without a tunnel"),
         ("agent.same_node = \"hbone\"", "hbone", "HBONE tunnel"),
     ] {
         let node = OneNode::new(extra)?;

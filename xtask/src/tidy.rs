@@ -22,7 +22,7 @@ const ROOT: [&str; 10] = [
 ];
 
 /// The rooms of the agent in layer order: a room uses only rooms of earlier rows.
-const ROOMS: [&[&str]; 13] = [
+const ROOMS: [&[&str]; 14] = [
     &["clock", "drain", "origin", "read"],
     &["identity"],
     &["flow"],
@@ -34,6 +34,7 @@ const ROOMS: [&[&str]; 13] = [
     &["relay"],
     &["telemetry"],
     &["inbound"],
+    &["direct"],
     &["outbound", "config"],
     &["app"],
 ];

@@ -28,8 +28,13 @@ pub(super) fn mark(role: u32, address: SocketAddr) -> Mark {
 
 /// The address in a mark.
 pub(super) fn address(mark: &Mark) -> SocketAddr {
-    let ip = IpAddr::V6(Ipv6Addr::from(ip_bytes(mark.ip))).to_canonical();
-    SocketAddr::new(ip, u16::from_be(mark.port))
+    joined(mark.ip, mark.port)
+}
+
+/// An address and a port, as the kernel's maps have them.
+pub(super) fn joined(ip: Ip, port: u16) -> SocketAddr {
+    let ip = IpAddr::V6(Ipv6Addr::from(ip_bytes(ip))).to_canonical();
+    SocketAddr::new(ip, u16::from_be(port))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error,
     addresses::words,
+    direct::Shortcuts,
     listener::{self, Arrival, Captured, Listeners},
     loader::{Attachment, Settings, versioned},
     maps::{self, MAX_DESTINATIONS, Maps},
@@ -92,6 +93,14 @@ impl Enrolment {
             leaving: Vec::new(),
             drain,
         })
+    }
+
+    /// What lets pods of this node reach each other without the agent.
+    ///
+    /// # Errors
+    /// When the kernel's maps cannot be opened.
+    pub fn shortcuts(&self) -> Result<Shortcuts, Error> {
+        Shortcuts::open(&versioned(&self.settings.pin))
     }
 
     /// Counters of the kernel's programs, for metrics and dumps.

@@ -6,6 +6,8 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 
+use super::diag;
+
 /// One feature that capture is built on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
@@ -54,6 +56,12 @@ pub fn features() -> Vec<Feature> {
         map("socket maps", "4.14", MapType::SockMap),
         map("LRU hash maps", "4.10", MapType::LruHash),
         map("longest-prefix maps", "4.11", MapType::LpmTrie),
+        map("ring buffers", "5.8", MapType::RingBuf),
+        Feature {
+            name: "ending sockets by sock_diag",
+            since: "4.5, CONFIG_INET_DIAG_DESTROY",
+            present: diag::is_supported().map_err(|error| error.to_string()),
+        },
         Feature {
             name: "BTF of the kernel (/sys/kernel/btf/vmlinux)",
             since: "5.4, CONFIG_DEBUG_INFO_BTF",

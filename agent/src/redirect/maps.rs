@@ -25,7 +25,7 @@ use super::{Error, addresses};
 use crate::route::Held;
 
 /// The names of all maps, as the object has them.
-pub(super) const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 13] = [
     "NODE",
     "PODS",
     "ADDRESSES",
@@ -34,6 +34,9 @@ pub(super) const NAMES: [&str; 10] = [
     "LISTENERS",
     "HANDSHAKES",
     "PROBES",
+    "VERDICTS",
+    "FLOWS",
+    "EVENTS",
     "COUNTERS",
     "SOCKETS",
 ];
@@ -120,7 +123,7 @@ impl Maps {
     /// The cookie of the namespace of a listener that was marked before it listened.
     pub(super) fn netns_of(&self, listener: &impl AsRawFd) -> Result<u64, Error> {
         match self.mark_of(listener) {
-            Some(mark) if mark.netns != 0 => Ok(mark.netns),
+            Some(mark) if mark.tag != 0 => Ok(mark.tag),
             _ => Err(Error::Blind),
         }
     }
@@ -285,7 +288,7 @@ impl Maps {
     }
 }
 
-fn named(map: &'static str) -> impl Fn(MapError) -> Error {
+pub(super) fn named(map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { map, source }
 }
 
@@ -296,7 +299,7 @@ fn prefix(net: &IpNet) -> ([u8; 16], u32) {
     (addresses::key(net.network()), length + shift)
 }
 
-fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

@@ -10,7 +10,7 @@ use culvert_ebpf::abi;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{listener, maps::Maps, netns::Netns};
+use super::{diag::Diag, direct::DirectFlow, listener, maps::Maps, netns::Netns};
 use crate::{discovery::Workload, identity::keeper::Lease, route::Held};
 
 /// An enrolled pod of this node.
@@ -106,5 +106,15 @@ impl LocalPod {
 
     pub(super) fn original_destination(&self, stream: &TcpStream) -> Option<SocketAddr> {
         self.maps.original_destination(stream)
+    }
+
+    /// Ends these connections, which the pod's applications opened, and nothing else: a reset for
+    /// both sides. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// When the kernel does not take the request.
+    pub fn destroy<'a>(&self, flows: impl Iterator<Item = &'a DirectFlow>) -> io::Result<()> {
+        let diag = self.netns.within(Diag::open)??;
+        flows.map(|flow| diag.destroy(flow)).fold(Ok(()), Result::and)
     }
 }

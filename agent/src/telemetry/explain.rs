@@ -77,7 +77,7 @@ fn judged(snapshot: &Snapshot, client: &Workload, hop: &NextHop) -> Verdict {
 fn path(hop: &NextHop) -> String {
     match &hop.via {
         Via::Plain => format!("plain TCP to {}", hop.endpoint),
-        Via::Joined => format!("on this node, without a tunnel, to {}", hop.endpoint),
+        Via::Joined => format!("direct, same node, without a tunnel, to {}", hop.endpoint),
         Via::Tunnel { address, expected } => tunnel(*address, expected),
         Via::Waypoint { address, expected } => {
             format!("{}, a waypoint, which decides where it goes on", tunnel(*address, expected))

@@ -9,21 +9,24 @@ use core::{
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     btf_maps::lpm_trie::Key,
-    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_set_retval},
+    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_set_retval},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use culvert_ebpf::{
     abi::{
-        Ip, MAPPED, Mark, NODE_CAPTURE_ALL, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_NONE, ip_bytes,
+        Ip, MAPPED, Mark, NODE_CAPTURE_ALL, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_DIRECT,
+        ROLE_NONE,
+        direct::{Dialled, Verdict},
+        ip_bytes,
     },
-    decide::{Connect, connect, elsewhere, is_mapped, is_own},
+    decide::{Connect, connect, elsewhere, is_client, is_mapped, is_own},
     why::Why,
 };
 
 use super::{
     count::count,
-    maps::{MESH, NODE, PODS, PREFIXES, mark_of, mark_or_new},
+    maps::{MESH, NODE, PODS, PREFIXES, VERDICTS, mark_of, mark_or_new},
 };
 
 const PASS: i32 = 1;
@@ -73,7 +76,8 @@ unsafe fn dial(ctx: &SockAddrContext, to: Ip, family: Family) -> i32 {
             count(why);
             return PASS;
         }
-        let Some(pod) = PODS.get(&bpf_get_netns_cookie(sa.cast())) else {
+        let netns = bpf_get_netns_cookie(sa.cast());
+        let Some(pod) = PODS.get(&netns) else {
             count(Why::ConnectNotEnrolled);
             return PASS;
         };
@@ -84,7 +88,7 @@ unsafe fn dial(ctx: &SockAddrContext, to: Ip, family: Family) -> i32 {
         let rewritten = port == pod.outbound_port && is_own(pod, &to);
         let role = forget_earlier_destination(socket, rewritten);
         if let Connect::Pass(why) =
-            connect(pod, role, &to, || found != ROLE_DIALLED || is_captured(&to))
+            connect(pod, role, &to, || !is_client(found) || is_captured(&to))
         {
             count(why);
             return PASS;
@@ -92,12 +96,71 @@ unsafe fn dial(ctx: &SockAddrContext, to: Ip, family: Family) -> i32 {
         let Some(mark) = mark_or_new(socket) else {
             return refuse();
         };
-        *mark = Mark::new(ROLE_DIALLED, to, read(&raw const (*sa).user_port) as u16);
+        *mark = Mark::new(ROLE_DIALLED, to, port);
+        if let Some(verdict) = verdict(sa, pod, &Dialled::new(netns, to, port), family) {
+            (*mark).tag = verdict.number;
+            (*mark).role = ROLE_DIRECT;
+            point(sa, &verdict.ip, verdict.port, family);
+            count(Why::ConnectDirect);
+            return PASS;
+        }
         #[cfg(feature = "log")]
         aya_log_ebpf::info!(ctx, "redirect to :{}", u16::from_be(pod.outbound_port));
         redirect(sa, pod, &to, family);
         count(Why::ConnectRedirected);
         PASS
+    }
+}
+
+/// The agent's verdict about this pod and destination, if it left one that holds. It was made for
+/// the pod's own address, so that must be the socket's: one that the application bound to another
+/// goes to the agent.
+#[inline(always)]
+unsafe fn verdict(
+    sa: *mut bpf_sock_addr,
+    pod: &Pod,
+    dialled: &Dialled,
+    family: Family,
+) -> Option<Verdict> {
+    // SAFETY: as in `dial`; the verdict is copied.
+    unsafe {
+        let verdict = *VERDICTS.get(dialled)?;
+        if bpf_ktime_get_ns() >= verdict.expires {
+            return None;
+        }
+        let own = if is_mapped(&dialled.ip) { pod.ip4 } else { pod.ip6 };
+        let is_own = own[3] != 0 && !is_tied(sa) && (bind(sa, &own, family) || is_bound(sa, &own));
+        is_own.then_some(verdict)
+    }
+}
+
+/// Whether the socket is tied to an interface.
+#[inline(always)]
+unsafe fn is_tied(sa: *mut bpf_sock_addr) -> bool {
+    // SAFETY: `sk` is checked for null.
+    unsafe {
+        let socket = read(&raw const (*sa).__bindgen_anon_1.sk).cast::<bpf_sock>();
+        !socket.is_null() && read(&raw const (*socket).bound_dev_if) != 0
+    }
+}
+
+/// Whether the socket is bound to this address.
+#[inline(always)]
+unsafe fn is_bound(sa: *mut bpf_sock_addr, own: &Ip) -> bool {
+    // SAFETY: `sk` is checked for null; both families are read, for the reason given in `sockops`.
+    unsafe {
+        let socket = read(&raw const (*sa).__bindgen_anon_1.sk).cast::<bpf_sock>();
+        if socket.is_null() {
+            return false;
+        }
+        let v4 = read(&raw const (*socket).src_ip4);
+        let v6 = [
+            read(&raw const (*socket).src_ip6[0]),
+            read(&raw const (*socket).src_ip6[1]),
+            read(&raw const (*socket).src_ip6[2]),
+            read(&raw const (*socket).src_ip6[3]),
+        ];
+        if is_mapped(own) { v4 == own[3] } else { v6 == *own }
     }
 }
 
@@ -120,7 +183,7 @@ unsafe fn forget_earlier_destination(socket: *mut c_void, rewritten: bool) -> u3
         let Some(mark) = mark_of(socket) else {
             return ROLE_NONE;
         };
-        if (*mark).role == ROLE_DIALLED && !rewritten {
+        if is_client((*mark).role) && !rewritten {
             (*mark).role = ROLE_NONE;
         }
         (*mark).role
@@ -148,13 +211,20 @@ fn is_captured(to: &Ip) -> bool {
 unsafe fn redirect(sa: *mut bpf_sock_addr, pod: &Pod, to: &Ip, family: Family) {
     // SAFETY: fields of the context are read and written as the verifier allows.
     unsafe {
-        let socket = read(&raw const (*sa).__bindgen_anon_1.sk).cast::<bpf_sock>();
-        let tied = !socket.is_null() && read(&raw const (*socket).bound_dev_if) != 0;
         let mapped = is_mapped(to);
         let own = if mapped { pod.ip4 } else { pod.ip6 };
-        let bound = !tied && bind(sa, &own, family);
+        let bound = !is_tied(sa) && bind(sa, &own, family);
         let loopback = if mapped { 0x7f00_0001_u32.to_be() } else { 1_u32.to_be() };
         let target = if bound { [0, 0, own_third_word(mapped), loopback] } else { own };
+        point(sa, &target, pod.outbound_port, family);
+    }
+}
+
+/// Lets the socket dial another destination.
+#[inline(always)]
+unsafe fn point(sa: *mut bpf_sock_addr, target: &Ip, port: u16, family: Family) {
+    // SAFETY: fields of the context are written as the verifier allows.
+    unsafe {
         if family == Family::V4 {
             write(&raw mut (*sa).user_ip4, target[3]);
         } else {
@@ -165,7 +235,7 @@ unsafe fn redirect(sa: *mut bpf_sock_addr, pod: &Pod, to: &Ip, family: Family) {
             set(2, target[2]);
             set(3, target[3]);
         }
-        write(&raw mut (*sa).user_port, u32::from(pod.outbound_port));
+        write(&raw mut (*sa).user_port, u32::from(port));
     }
 }
 

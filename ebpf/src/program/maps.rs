@@ -4,14 +4,15 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
     helpers::generated::bpf_sk_storage_get,
     macros::btf_map,
 };
 use culvert_ebpf::{
     abi::{
-        Handshake, Ip, LISTENERS_PER_POD, MAX_DESTINATIONS, MAX_HANDSHAKES, MAX_PODS, MAX_PROBES,
-        Mark, NODE_ENTRIES, Note, Pod, Probe,
+        Arriving, EVENT_BYTES, Handshake, Ip, LISTENERS_PER_POD, MAX_DESTINATIONS, MAX_FLOWS,
+        MAX_HANDSHAKES, MAX_PODS, MAX_PROBES, MAX_VERDICTS, Mark, NODE_ENTRIES, Note, Pod,
+        direct::{Dialled, Event, Flow, Verdict},
     },
     why,
 };
@@ -48,7 +49,19 @@ pub(super) static HANDSHAKES: LruHashMap<Handshake, Note, MAX_HANDSHAKES> = LruH
 
 /// Connections that node processes hold to enrolled pods, with the time of their SYN.
 #[btf_map]
-pub(super) static PROBES: LruHashMap<Probe, u64, MAX_PROBES> = LruHashMap::new();
+pub(super) static PROBES: LruHashMap<Arriving, u64, MAX_PROBES> = LruHashMap::new();
+
+/// What pods may dial by themselves, because the agent decided so.
+#[btf_map]
+pub(super) static VERDICTS: HashMap<Dialled, Verdict, MAX_VERDICTS, NO_PREALLOC> = HashMap::new();
+
+/// Connections that are open by verdicts. None may be forgotten, so the oldest do not make room.
+#[btf_map]
+pub(super) static FLOWS: HashMap<Arriving, Flow, MAX_FLOWS, NO_PREALLOC> = HashMap::new();
+
+/// What the agent is told of them.
+#[btf_map]
+pub(super) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 
 /// Exits by reason.
 #[btf_map]

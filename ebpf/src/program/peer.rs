@@ -7,7 +7,7 @@ use core::{
 
 use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
 use culvert_ebpf::{
-    abi::{Mark, ROLE_DIALLED, ROLE_PRESENTED},
+    abi::{Mark, ROLE_DIALLED, ROLE_DIRECT, ROLE_PRESENTED},
     decide::is_mapped,
     why::Why,
 };
@@ -55,7 +55,7 @@ unsafe fn presented(sa: *mut bpf_sock_addr) -> Option<*mut Mark> {
         let socket = read(&raw const (*sa).__bindgen_anon_1.sk).cast::<c_void>();
         let mark = if socket.is_null() { None } else { mark_of(socket) };
         let why = match mark.map(|mark| (*mark).role) {
-            Some(ROLE_DIALLED) => Why::PeerDialled,
+            Some(ROLE_DIALLED | ROLE_DIRECT) => Why::PeerDialled,
             Some(ROLE_PRESENTED) => Why::PeerClient,
             _ => Why::PeerUnmarked,
         };

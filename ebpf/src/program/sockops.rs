@@ -4,8 +4,9 @@ use core::{ffi::c_void, ptr::read_volatile as read};
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock_ops,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock_ops,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
@@ -13,14 +14,15 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{
-        HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, NODE_NETNS, Note, Probe, ROLE_AGENT,
-        ROLE_CAPTURED, ROLE_DIALLED, ROLE_LISTENER, ROLE_PRESENTED,
+        Arriving, HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, NODE_NETNS, Note, ROLE_AGENT,
+        ROLE_CAPTURED, ROLE_DIALLED, ROLE_DIRECT, ROLE_LISTENER, ROLE_PRESENTED,
     },
     why::Why,
 };
 
 use super::{
     count::count,
+    flow::{accepted_directly, answered_directly, moved, open_directly},
     maps::{ADDRESSES, HANDSHAKES, NODE, PROBES, mark_of, mark_or_new},
 };
 
@@ -34,11 +36,12 @@ pub(super) fn connections(ctx: SockOpsContext) -> u32 {
         let ops = ctx.ops;
         let event = read(&raw const (*ops).op);
         if event == BPF_SOCK_OPS_STATE_CB {
-            closed(ops);
+            changed(ops);
             return DONE;
         }
         if event != BPF_SOCK_OPS_TCP_CONNECT_CB
             && event != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+            && event != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
             && event != BPF_SOCK_OPS_TCP_LISTEN_CB
         {
             count(Why::EventUnused);
@@ -52,6 +55,7 @@ pub(super) fn connections(ctx: SockOpsContext) -> u32 {
         match event {
             BPF_SOCK_OPS_TCP_CONNECT_CB => opening(ops, socket),
             BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ops, socket),
+            BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => answered(ops, socket),
             _ => listening(ops, socket),
         }
     }
@@ -71,6 +75,9 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
         let Some(mark) = mark_of(socket) else {
             return count(Why::OpenUnmarked);
         };
+        if (*mark).role == ROLE_DIRECT {
+            return open_directly(ops, &*mark, netns, &ends);
+        }
         let role = match (*mark).role {
             ROLE_DIALLED => ROLE_CAPTURED,
             ROLE_AGENT if (*mark).port != 0 => ROLE_PRESENTED,
@@ -90,6 +97,18 @@ unsafe fn opening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
     }
 }
 
+/// A connection is established on its dialling side, before its first byte leaves.
+#[inline(always)]
+unsafe fn answered(ops: *mut bpf_sock_ops, socket: *mut c_void) {
+    // SAFETY: as in `connections`.
+    unsafe {
+        match mark_of(socket) {
+            Some(mark) if (*mark).role == ROLE_DIRECT => answered_directly(ops, &Ends::of(ops)),
+            _ => count(Why::EventUnused),
+        }
+    }
+}
+
 /// A process of the node itself dials: if it dials an enrolled pod, as the kubelet does to probe
 /// it, the connection is exempt for as long as the socket lives.
 #[inline(always)]
@@ -100,21 +119,32 @@ unsafe fn exempt(ops: *mut bpf_sock_ops, ends: &Ends) {
             return count(Why::OpenUnmarked);
         }
         // Without news of its end the exemption would outlive the socket: then rather none.
-        if bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) != 0 {
+        if !follow(ops) {
             return count(Why::OpenUnmarked);
         }
-        let _ = PROBES.insert(&ends.as_probe(), &bpf_ktime_get_ns(), 0);
+        let _ = PROBES.insert(&ends.arriving(), &bpf_ktime_get_ns(), 0);
         count(Why::OpenProbe);
     }
 }
 
-/// A socket with an exemption changes its state.
+/// From now on the program is told of each state of the socket. Says whether it is.
 #[inline(always)]
-unsafe fn closed(ops: *mut bpf_sock_ops) {
+pub(super) unsafe fn follow(ops: *mut bpf_sock_ops) -> bool {
+    // SAFETY: as in `connections`.
+    unsafe { bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) == 0 }
+}
+
+/// A socket that is followed changes its state.
+#[inline(always)]
+unsafe fn changed(ops: *mut bpf_sock_ops) {
     // SAFETY: as in `connections`; the second argument of this event is the new state.
     unsafe {
+        let ends = Ends::of(ops);
+        if moved(ops, &ends) {
+            return;
+        }
         if read(&raw const (*ops).__bindgen_anon_1.args[1]) == BPF_TCP_CLOSE {
-            let _ = PROBES.remove(&Ends::of(ops).as_probe());
+            let _ = PROBES.remove(&ends.arriving());
             count(Why::ProbeClosed);
         } else {
             count(Why::ProbeOpen);
@@ -136,7 +166,7 @@ unsafe fn accepted(ops: *mut bpf_sock_ops, socket: *mut c_void) {
             reserved: 0,
         };
         let Some(note) = HANDSHAKES.get(&key) else {
-            return count(Why::AcceptUnmarked);
+            return accepted_directly(ops, key.netns, &ends);
         };
         let (at, mark) = (note.at, note.mark);
         let _ = HANDSHAKES.remove(&key);
@@ -158,7 +188,7 @@ unsafe fn listening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
     unsafe {
         match mark_of(socket) {
             Some(mark) if (*mark).role == ROLE_LISTENER => {
-                (*mark).netns = bpf_get_netns_cookie(ops.cast());
+                (*mark).tag = bpf_get_netns_cookie(ops.cast());
                 count(Why::ListenAnswered);
             }
             _ => count(Why::ListenUnmarked),
@@ -167,11 +197,11 @@ unsafe fn listening(ops: *mut bpf_sock_ops, socket: *mut c_void) {
 }
 
 /// Both ends of a connection; all in network order.
-struct Ends {
-    local: Ip,
-    remote: Ip,
-    local_port: u16,
-    remote_port: u16,
+pub(super) struct Ends {
+    pub(super) local: Ip,
+    pub(super) remote: Ip,
+    pub(super) local_port: u16,
+    pub(super) remote_port: u16,
 }
 
 impl Ends {
@@ -209,12 +239,23 @@ impl Ends {
 
     /// As the pod at the far end sees it.
     #[inline(always)]
-    const fn as_probe(&self) -> Probe {
-        Probe {
+    pub(super) const fn arriving(&self) -> Arriving {
+        Arriving {
             remote: self.local,
             local: self.remote,
             remote_port: self.local_port,
             local_port: self.remote_port,
+        }
+    }
+
+    /// As the pod at this end sees it.
+    #[inline(always)]
+    pub(super) const fn arrived(&self) -> Arriving {
+        Arriving {
+            remote: self.remote,
+            local: self.local,
+            remote_port: self.remote_port,
+            local_port: self.local_port,
         }
     }
 }

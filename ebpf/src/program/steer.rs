@@ -8,14 +8,18 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use culvert_ebpf::{
-    abi::{Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED, Probe},
-    decide::{Steer, probe_holds, steer as decide},
+    abi::{
+        Arriving, Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED, PROBE_REFUSED,
+        direct::Flow,
+    },
+    decide::{Exemption, Steer, probe_holds, steer as decide},
+    flow::Sockets,
     why::Why,
 };
 
 use super::{
     count::count,
-    maps::{ADDRESSES, LISTENERS, PROBES},
+    maps::{ADDRESSES, FLOWS, LISTENERS, PROBES, VERDICTS},
 };
 
 const PASS: u32 = 1;
@@ -35,15 +39,14 @@ pub(super) fn steer(ctx: SkLookupContext) -> u32 {
         }
         let (remote, local) = addresses(lookup);
         let local_port = read(&raw const (*lookup).local_port) as u16;
-        let probe = Probe {
+        let arriving = Arriving {
             remote,
             local,
             remote_port: read(&raw const (*lookup).remote_port),
             local_port: local_port.to_be(),
         };
         let slot_of = |address: &Ip| ADDRESSES.get(address).copied();
-        let is_probe = || PROBES.get(&probe).is_some_and(|at| probe_holds(*at, bpf_ktime_get_ns()));
-        match decide(&remote, &local, local_port, slot_of, is_probe) {
+        match decide(&remote, &local, local_port, slot_of, || exemption(&arriving)) {
             Steer::Pass(why) => {
                 count(why);
                 PASS
@@ -55,6 +58,39 @@ pub(super) fn steer(ctx: SkLookupContext) -> u32 {
             Steer::Agent { slot, hbone } => assign(&ctx, slot, hbone),
         }
     }
+}
+
+/// A connection that went by a verdict is let in while that verdict is there: the agent takes it
+/// away before it ends what is open. That its time is over says nothing here, it was not when the
+/// SYN left for the first time.
+#[inline(always)]
+unsafe fn exemption(arriving: &Arriving) -> Exemption {
+    // SAFETY: values are plain integers, and an entry that is replaced meanwhile fails the checks.
+    unsafe {
+        match PROBES.get(arriving) {
+            Some(at) if *at == PROBE_REFUSED => return Exemption::Revoked,
+            Some(at) if probe_holds(*at, bpf_ktime_get_ns()) => return Exemption::Probe,
+            Some(_) | None => {}
+        }
+        let Some(flow) = FLOWS.get_ptr_mut(arriving) else {
+            return Exemption::None;
+        };
+        if !awaited(&*flow) {
+            return Exemption::None;
+        }
+        match VERDICTS.get(&(*flow).dialled()) {
+            Some(verdict) if verdict.number == (*flow).number => {
+                (*flow).admitted = 1;
+                Exemption::Direct
+            }
+            Some(_) | None => Exemption::Revoked,
+        }
+    }
+}
+
+#[inline(always)]
+fn awaited(flow: &Flow) -> bool {
+    Sockets { client: flow.client_state, server: flow.server_state }.await_a_server()
 }
 
 #[inline(always)]
