@@ -158,7 +158,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     };
     let (readiness, quit) = operators.start(&enrolment).await?;
     let node = Node { enrolment, keeper, stories, readiness, pods: enrolled };
-    let stopped = node.follow(snapshot, &quit).await;
+    let stopped = Box::pin(node.follow(snapshot, &quit)).await;
     tracing::info!("stopping");
     telemetry.begin_drain();
     let finished = connections.stop(config.shutdown.grace).await;
@@ -180,14 +180,12 @@ fn direct(
 ) -> anyhow::Result<Option<Direct>> {
     // Opened in any case: an earlier agent may have been configured otherwise.
     let shortcuts = enrolment.shortcuts()?;
-    if config.same_node == SameNode::Hbone {
-        return Ok(None);
-    }
+    let leaves = config.same_node == SameNode::Kernel;
     let events = shortcuts.events()?;
-    let direct = Direct::new(inbound.clone(), pods.clone(), loads.clone(), shortcuts)?;
+    let direct = Direct::new(inbound.clone(), pods.clone(), loads.clone(), (shortcuts, leaves))?;
     background.spawn(direct.clone().follow(events));
     inbound.drain.spawn(direct.clone().finish(inbound.drain.clone()));
-    Ok(Some(direct))
+    Ok((config.same_node != SameNode::Hbone).then_some(direct))
 }
 
 /// What becomes of captured connections.
@@ -334,7 +332,7 @@ impl Operators<'_> {
         let quit = Arc::new(Notify::new());
         let readiness = Readiness::waiting_for([ENROLLED]);
         self.observe(enrolment, self.pods.clone());
-        let join = self.config.same_node == SameNode::Direct;
+        let join = self.config.same_node != SameNode::Hbone;
         let (dump, status) = (self.dump()?, self.status(enrolment, readiness.clone()));
         let (explained, held, stop) = (self.snapshot, enrolment.held(), quit.clone());
         let admin = Arc::new(Admin {

@@ -53,6 +53,8 @@ pub struct Direct {
     pods: watch::Receiver<LocalPods>,
     loads: Loads,
     kernel: Arc<Shortcuts>,
+    /// Whether it leaves verdicts.
+    leaves: bool,
     table: Arc<Mutex<Table>>,
 }
 
@@ -87,7 +89,7 @@ impl Direct {
         inbound: Inbound,
         pods: watch::Receiver<LocalPods>,
         loads: Loads,
-        kernel: Shortcuts,
+        (kernel, leaves): (Shortcuts, bool),
     ) -> Result<Self, redirect::Error> {
         let table = Table {
             // Later than any number of an earlier agent.
@@ -102,7 +104,7 @@ impl Direct {
             stopping: false,
         };
         let (kernel, table) = (Arc::new(kernel), Arc::new(Mutex::new(table)));
-        Ok(Self { inbound, pods, loads, kernel, table })
+        Ok(Self { inbound, pods, loads, kernel, leaves, table })
     }
 
     /// A connection was joined: the next one may go by itself, if nobody else could be meant.
@@ -113,7 +115,7 @@ impl Direct {
         server: &Arc<LocalPod>,
         hop: &NextHop,
     ) {
-        if !is_sole(hop, dialled) {
+        if !self.leaves || !is_sole(hop, dialled) {
             return;
         }
         let (source, server, service) = (source.clone(), server.clone(), hop.service.clone());

@@ -24,6 +24,8 @@ pub struct Snapshot {
     by_node: HashMap<Arc<str>, OrdSet<Arc<str>>>,
     by_name: Claims<Arc<str>, Service>,
     by_vip: Claims<IpAddr, Service>,
+    /// The addresses of ServiceEntries among them.
+    by_entry: Claims<IpAddr, Service>,
     by_range: Claims<IpNet, Service>,
     policies: Arc<Policies>,
     problems: Arc<[Problem]>,
@@ -73,6 +75,9 @@ impl Snapshot {
         let name = claimant(&service);
         for vip in &service.vips {
             self.by_vip.insert(*vip, name.clone(), service.clone());
+            if is_entry(&service) {
+                self.by_entry.insert(*vip, name.clone(), service.clone());
+            }
         }
         for range in &service.ranges {
             self.by_range.insert(*range, name.clone(), service.clone());
@@ -85,6 +90,7 @@ impl Snapshot {
         let name = claimant(service);
         for vip in &service.vips {
             self.by_vip.remove(vip, &name);
+            self.by_entry.remove(vip, &name);
         }
         for range in &service.ranges {
             self.by_range.remove(range, &name);
@@ -166,7 +172,7 @@ impl Snapshot {
     /// ServiceEntries with the address of a workload of the mesh, which does not count.
     pub fn overreaching(&self) -> impl Iterator<Item = (IpAddr, &Arc<Service>)> {
         let over = |(vip, _): &(&IpAddr, _)| self.service_at(**vip).is_none();
-        self.by_vip.iter().filter(over).map(|(vip, service)| (*vip, service))
+        self.by_entry.iter().filter(over).map(|(vip, service)| (*vip, service))
     }
 
     /// The service with this host name, in lower case.

@@ -263,6 +263,12 @@ impl Sender {
         Some(std::mem::take(&mut self.out))
     }
 
+    /// The socket takes nothing any more.
+    pub(super) fn give_up(&mut self) {
+        self.leaving = 0;
+        self.out = BytesMut::new();
+    }
+
     /// Takes back what the socket did not take.
     pub(super) fn give_back(&mut self, mut rest: BytesMut) {
         self.leaving = 0;

@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     io, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -13,12 +13,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
-    time::{Instant, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
 use super::{
-    Broken, Pieces,
-    frame::{HEAD, Head, kind},
+    Broken, Pieces, Violation,
+    frame::{HEAD, Head, code, kind},
     hpack::Fields,
     reader::{Event, Reader},
     streams::{Request, Streams},
@@ -29,8 +29,12 @@ use crate::hbone::{
     secure::{self, MOST_UNSENT, Receiver, Sender, Session},
 };
 
-/// For how long the last words may take to leave.
+/// For how long the last bytes of a connection that ended well may take to leave.
+const FAREWELL_TIME: Duration = Duration::from_secs(30);
+/// For how long the last words on one that broke may, and the peer's own.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
+/// Sealed bytes beyond [`MOST_UNSENT`]: those that answer a peer which asks and does not listen.
+const MOST_UNHEARD: usize = MOST_UNSENT + (1 << 20);
 /// Sealed bytes up to which streams of one connection wait for each other, so that they leave together.
 const SMALL_BATCH: usize = 16 << 10;
 /// Streams that met nobody so many times do not wait again,
@@ -172,11 +176,7 @@ impl Link {
     /// Lets what waits leave when everybody who has something to say has had a turn.
     async fn gather(&self) {
         loop {
-            poll_fn(|_| match self.lock().batch.size {
-                0 => Poll::Pending,
-                _ => Poll::Ready(()),
-            })
-            .await;
+            poll_fn(|context| self.poll_batch(context)).await;
             tokio::task::yield_now().await;
             self.with(|shared| shared.batch.leave());
         }
@@ -184,6 +184,37 @@ impl Link {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when something waits.
+    fn poll_batch(&self, context: &Context<'_>) -> Poll<()> {
+        let mut shared = self.lock();
+        // Under the lock: who begins to wait from here on finds whom to wake.
+        shared.wakes(context);
+        if shared.batch.size == 0 { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Waits until nothing is left to be sent, or nothing can be.
+    fn poll_sent(&self, context: &mut Context<'_>) -> Poll<()> {
+        ready!(self.poll_send(context));
+        let mut shared = self.lock();
+        // Somebody else may be sending.
+        shared.wakes(context);
+        if shared.sender.unsent() == 0 { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Reads what nobody wants to know, until the peer's end.
+    async fn hear_out(&self) -> io::Result<()> {
+        let mut nothing = vec![0; 4 << 10];
+        loop {
+            self.socket.readable().await?;
+            match self.socket.try_read(&mut nothing) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Sends what waits; afterwards the task is woken when the socket takes more.
@@ -199,6 +230,12 @@ impl Link {
 }
 
 impl Shared {
+    /// The reading task is woken when there is something for it to do.
+    fn wakes(&mut self, context: &Context<'_>) {
+        let waker = context.waker();
+        self.reader.get_or_insert_with(|| waker.clone()).clone_from(waker);
+    }
+
     /// What is to be sent next, if the socket takes anything.
     fn next(&mut self) -> Option<BytesMut> {
         if !self.streams.out.is_empty() {
@@ -206,6 +243,11 @@ impl Shared {
             if let Err(error) = self.sender.seal_all(&frames) {
                 self.streams.fail(Broken::Io(Arc::new(io::Error::other(error))));
             }
+        }
+        if self.sender.unsent() > MOST_UNHEARD {
+            let why = "a peer that asks and does not listen";
+            let violation = Violation { code: code::ENHANCE_YOUR_CALM, why };
+            self.streams.fail(Broken::Violation(violation));
         }
         if self.streams.is_done() {
             self.streams.woken.extend(self.reader.take());
@@ -223,10 +265,15 @@ impl Shared {
     /// `rest` is what the socket did not take.
     fn sent(&mut self, sent: io::Result<()>, rest: BytesMut) {
         let full = self.sender.unsent() >= MOST_UNSENT;
-        self.blocked = !rest.is_empty();
-        self.sender.give_back(rest);
-        if let Err(error) = sent {
-            self.streams.fail(Broken::Io(Arc::new(error)));
+        match sent {
+            Ok(()) => {
+                self.blocked = !rest.is_empty();
+                self.sender.give_back(rest);
+            }
+            Err(error) => {
+                self.sender.give_up();
+                self.streams.fail(Broken::Io(Arc::new(error)));
+            }
         }
         if full && self.sender.unsent() < MOST_UNSENT {
             self.streams.wake_writers();
@@ -293,6 +340,8 @@ impl Driver {
     ) -> Result<(), Broken> {
         let first = Instant::now() + PING_INTERVAL;
         let mut pings = interval_at(first, PING_INTERVAL);
+        // Who stood still for a while must not take the peer for silent.
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let link = self.link.clone();
         loop {
             tokio::select! {
@@ -308,8 +357,11 @@ impl Driver {
         }
         let gone = link.lock().streams.gone().cloned();
         drop(self);
-        let _ = timeout(GOODBYE_TIME, poll_fn(|context| link.poll_send(context))).await;
-        let _ = SockRef::from(&link.socket).shutdown(std::net::Shutdown::Both);
+        let time = if gone.is_none() { FAREWELL_TIME } else { GOODBYE_TIME };
+        let _ = timeout(time, poll_fn(|context| link.poll_sent(context))).await;
+        let _ = SockRef::from(&link.socket).shutdown(std::net::Shutdown::Write);
+        // Closed with bytes unread, the socket would reset the connection before the peer has ours.
+        let _ = timeout(GOODBYE_TIME, link.hear_out()).await;
         match gone {
             None | Some(Broken::Ended) => Ok(()),
             Some(broken) => Err(broken),
@@ -323,8 +375,7 @@ impl Driver {
         on_request: &impl Fn(Stream, Fields),
     ) -> Poll<()> {
         loop {
-            let waker = context.waker();
-            self.link.lock().reader.get_or_insert_with(|| waker.clone()).clone_from(waker);
+            self.link.lock().wakes(context);
             let _ = self.link.poll_send(context);
             if let Err(broken) = self.hear(on_request) {
                 self.link.with(|shared| shared.streams.fail(broken));
@@ -347,22 +398,26 @@ impl Driver {
     fn hear(&mut self, on_request: &impl Fn(Stream, Fields)) -> Result<(), Broken> {
         let renew = |requested| self.link.with(|shared| shared.sender.renew(requested));
         let ended = self.receiver.open(&mut self.pieces, renew);
-        let ended = ended.map_err(|error| Broken::Io(Arc::new(error)))?;
-        for piece in self.pieces.drain(..) {
-            self.reader.feed(piece, &mut self.events).map_err(Broken::Violation)?;
-        }
+        // What came before an error counts.
+        let mut pieces = self.pieces.drain(..);
+        let fed = pieces.try_for_each(|piece| self.reader.feed(piece, &mut self.events));
+        drop(pieces);
+        let mut applied = Ok(());
         if !self.events.is_empty() {
             let (events, requests) = (&mut self.events, &mut self.requests);
-            self.link
-                .with(|shared| {
-                    events.drain(..).try_for_each(|event| shared.streams.apply(event, requests))
-                })
-                .map_err(Broken::Violation)?;
+            applied = self.link.with(|shared| {
+                events.drain(..).try_for_each(|event| shared.streams.apply(event, requests))
+            });
         }
         for Request { stream: id, fields } in self.requests.drain(..) {
             on_request(Stream { link: self.link.clone(), id }, fields);
         }
-        if ended { Err(Broken::Ended) } else { Ok(()) }
+        applied.and(fed).map_err(Broken::Violation)?;
+        match ended {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Broken::Ended),
+            Err(error) => Err(Broken::Io(Arc::new(error))),
+        }
     }
 }
 

@@ -35,9 +35,9 @@ const MOST_NUISANCE: u32 = 1_000;
 const MOST_GIVEN_UP: u32 = 200;
 /// Control frames that wait for a peer which does not read, bytes.
 const MOST_CONTROL: usize = 1 << 20;
-/// Small pieces are put together from this many on, so that they do not pin a buffer each.
-const MOST_PIECES: usize = 32;
-/// What is small, bytes.
+/// Pieces that may wait for a stream's task before larger ones are copied too.
+const MOST_PIECES: usize = 4;
+/// What is small and copied, bytes.
 const SMALL: usize = 1 << 10;
 /// What they are put together to, bytes.
 const JOINED: usize = 16 << 10;
@@ -83,8 +83,9 @@ pub struct Streams {
     streams: HashMap<u32, Stream>,
     /// The next of ours.
     next: u32,
-    /// The last of the peer's.
+    /// The last of the peer's, and the last that we acted on.
     last: u32,
+    acted: u32,
     open: usize,
     send_window: i64,
     receive_window: i64,
@@ -130,6 +131,7 @@ impl Streams {
             streams: HashMap::new(),
             next: 1,
             last: 0,
+            acted: 0,
             open: 0,
             send_window: DEFAULT_WINDOW.into(),
             receive_window: CONNECTION_WINDOW.into(),
@@ -207,7 +209,7 @@ impl Streams {
             Broken::Io(_) | Broken::Reset(_) | Broken::Refused(_) => None,
         };
         if let Some(code) = tell {
-            frame::write_go_away(&mut self.out, self.last, code);
+            frame::write_go_away(&mut self.out, self.acted, code);
         }
         self.gone = Some(why);
         for stream in self.streams.values_mut() {
@@ -220,6 +222,10 @@ impl Streams {
     /// begun to speak HTTP/2.
     pub fn ask(&mut self) -> bool {
         self.nuisance = 0;
+        self.given_up /= 2;
+        if self.farewell && !self.leaving {
+            self.leave();
+        }
         let silent = self.asked >= 2 || !self.settled;
         self.asked += 1;
         frame::write(&mut self.out, (kind::PING, 0, 0), &ALIVE);
@@ -238,6 +244,12 @@ impl Streams {
         }
         frame::write_go_away(&mut self.out, LAST_STREAM, code::NO_ERROR);
         frame::write(&mut self.out, (kind::PING, 0, 0), &FAREWELL);
+    }
+
+    /// The peer knows by now, or had time to.
+    fn leave(&mut self) {
+        self.leaving = true;
+        frame::write_go_away(&mut self.out, self.acted, code::NO_ERROR);
     }
 
     /// Opens a stream of ours with the headers in `block`.
@@ -416,7 +428,9 @@ impl Streams {
         stream.reset = Some(Broken::Reset(code));
         self.woken.extend(stream.reader.take());
         self.woken.extend(stream.writer.take());
-        frame::write_reset(&mut self.out, id, code);
+        if self.gone.is_none() {
+            frame::write_reset(&mut self.out, id, code);
+        }
         self.settle(id);
     }
 
@@ -459,9 +473,11 @@ impl Stream {
         }
     }
 
-    /// Each piece keeps the buffer that it was read into; many small ones would keep many.
+    /// Each piece keeps the buffer that it was read into: small ones are copied, and so are larger ones
+    /// of which many wait.
     fn take(&mut self, bytes: Bytes) {
-        if self.inbox.len() < MOST_PIECES || bytes.len() >= SMALL {
+        let small = if self.inbox.len() < MOST_PIECES { SMALL } else { JOINED / 2 };
+        if bytes.len() >= small {
             return self.inbox.push_back(bytes);
         }
         let last = self.inbox.pop_back().unwrap_or_default();

@@ -48,6 +48,7 @@ impl Streams {
         (counted, end): (u32, bool),
     ) -> Result<(), Violation> {
         self.nuisance = if bytes.is_empty() && !end { self.nuisance + 1 } else { 0 };
+        self.asked = 0;
         self.receive_window -= i64::from(counted);
         if self.receive_window < 0 {
             return Err(Violation::flow("more DATA than the connection's window"));
@@ -98,7 +99,10 @@ impl Streams {
         match stream.answer {
             // More will come (RFC 9110 §15.2).
             None if self.is_client && !end && interim(&fields) => self.nuisance += 1,
-            None if self.is_client => stream.answer = Some(fields),
+            None if self.is_client => {
+                self.nuisance = 0;
+                stream.answer = Some(fields);
+            }
             // Trailers.
             None | Some(_) if !end => return Err(Violation::protocol("HEADERS within a stream")),
             None | Some(_) => {}
@@ -128,6 +132,7 @@ impl Streams {
         self.nuisance = 0;
         let stream = Stream { received_all: end, ..Stream::new(self.peer_window) };
         self.streams.insert(id, stream);
+        self.acted = id;
         self.open += 1;
         requests.push(Request { stream: id, fields });
         Ok(())
@@ -156,12 +161,14 @@ impl Streams {
                 frame::write(&mut self.out, (kind::PING, flag::ACK, 0), &data);
             }
             Frame::Pong(FAREWELL) if self.farewell => {
-                self.leaving = true;
-                frame::write_go_away(&mut self.out, self.last, code::NO_ERROR);
+                self.leave();
             }
             Frame::Pong(_) => self.asked = 0,
             Frame::GoAway { last, code } => self.abandoned_above(last, code),
-            Frame::WindowUpdate { stream, increment } => self.widen(stream, increment)?,
+            Frame::WindowUpdate { stream, increment } => {
+                self.asked = 0;
+                self.widen(stream, increment)?;
+            }
         }
         Ok(())
     }
