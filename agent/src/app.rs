@@ -129,13 +129,13 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     let pool = Pool::new(limits, background.clone());
     background.spawn(telemetry.clone().forget_the_gone(snapshot.clone()));
     let (enrolled, pods) = watch::channel(LocalPods::new());
-    let inbound = Inbound {
+    let inbound = Arc::new(Inbound {
         snapshot: snapshot.clone(),
         telemetry: telemetry.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_connections)),
         cluster: config.cluster.as_str().into(),
         drain: connections.clone(),
-    };
+    });
     let enrolment = Enrolment::open(
         config.node.clone(),
         capture_settings(&config),
@@ -145,7 +145,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     enrolment.follow_kernel_log(&background);
     let loads = Loads::default();
     let direct = direct(&config, (&inbound, &pods, &loads), &enrolment, &background)?;
-    let stories = Stories::new(inbound, &pool, &pods, loads, direct.clone());
+    let stories = Arc::new(Stories::new(inbound, &pool, &pods, loads, direct.clone()));
     let operators = Operators {
         config: &config,
         telemetry: telemetry.clone(),
@@ -174,7 +174,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
 /// What lets pods of this node reach each other without the agent, unless they are to use tunnels.
 fn direct(
     config: &Config,
-    (inbound, pods, loads): (&Inbound, &watch::Receiver<LocalPods>, &Loads),
+    (inbound, pods, loads): (&Arc<Inbound>, &watch::Receiver<LocalPods>, &Loads),
     enrolment: &Enrolment,
     background: &Drain,
 ) -> anyhow::Result<Option<Direct>> {
@@ -189,16 +189,15 @@ fn direct(
 }
 
 /// What becomes of captured connections.
-#[derive(Clone)]
 struct Stories {
     places: Arc<Semaphore>,
     outbound: Outbound,
-    inbound: Inbound,
+    inbound: Arc<Inbound>,
 }
 
 impl Stories {
     fn new(
-        inbound: Inbound,
+        inbound: Arc<Inbound>,
         pool: &Pool,
         pods: &watch::Receiver<LocalPods>,
         loads: Loads,
@@ -216,7 +215,7 @@ impl Stories {
         Self { places: inbound.places.clone(), outbound, inbound }
     }
 
-    async fn serve(self, pod: Arc<LocalPod>, arrival: Arrival, captured: Captured) {
+    async fn serve(self: Arc<Self>, pod: Arc<LocalPod>, arrival: Arrival, captured: Captured) {
         let Ok(_place) = self.places.try_acquire() else {
             let flow = &captured.flow;
             let record = Record::open(
@@ -230,8 +229,9 @@ impl Stories {
         };
         match arrival {
             Arrival::Outbound => self.outbound.serve(pod, captured).await,
-            Arrival::Hbone => self.inbound.tunnels(pod, captured).await,
-            Arrival::Plain => self.inbound.plain(pod, captured).await,
+            // Boxed, because each of them would keep as much room as the largest.
+            Arrival::Hbone => Box::pin(self.inbound.clone().tunnels(pod, captured)).await,
+            Arrival::Plain => Box::pin(self.inbound.plain(pod, captured)).await,
         }
     }
 }
@@ -240,7 +240,7 @@ impl Stories {
 struct Node {
     enrolment: Enrolment,
     keeper: Keeper,
-    stories: Stories,
+    stories: Arc<Stories>,
     readiness: Readiness,
     pods: watch::Sender<LocalPods>,
 }

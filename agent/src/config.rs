@@ -96,13 +96,14 @@ pub enum CaptureMode {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum SameNode {
-    /// The agent joins the first connection of a pair: identity and policy are checked as ever, and
-    /// nothing is encrypted, because nothing leaves the kernel's memory. The next ones go from pod to
-    /// pod while its verdict holds.
+    /// The agent joins their connections: identity and policy are checked as ever, and nothing is
+    /// encrypted, because nothing leaves the kernel's memory.
     #[default]
-    Kernel,
-    /// The agent joins each connection.
     Direct,
+    /// The agent joins the first connection of a pair; the next ones go from pod to pod while its
+    /// verdict holds, over the node's own network. What that asks of the network: docs/architecture.md,
+    /// "Limits".
+    Kernel,
     /// By a tunnel, as between nodes.
     Hbone,
 }

@@ -12,6 +12,7 @@ use std::{
 use culvert_ebpf::abi::{MANY_FLOWS, MAX_VERDICTS, direct::VERDICT_NS};
 use tokio::{
     sync::watch,
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -32,12 +33,10 @@ mod sweep;
 
 use pass::{Cut, Open, Pass};
 pub use standing::{Question, Standing, is_sole, standing};
-use sweep::sweep;
+use sweep::{Due, Sweeper};
 
 /// How often verdicts are extended: twice in the time that they hold.
 const EXTEND: Duration = Duration::from_nanos(VERDICT_NS / 2);
-/// For how long a verdict is extended without a connection.
-const IN_USE: Duration = Duration::from_secs(60);
 /// Events that are looked at in one turn.
 const MOST_EVENTS: usize = 256;
 /// How long the last events may take.
@@ -49,10 +48,11 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Direct {
     /// How a connection is delivered that the agent joins, and judged in any case.
-    pub inbound: Inbound,
+    pub inbound: Arc<Inbound>,
     pods: watch::Receiver<LocalPods>,
     loads: Loads,
     kernel: Arc<Shortcuts>,
+    sweeper: Sweeper,
     /// Whether it leaves verdicts.
     leaves: bool,
     table: Arc<Mutex<Table>>,
@@ -72,9 +72,12 @@ struct Table {
     strays: bool,
     /// Connections that are open.
     open: usize,
-    /// Events that the kernel had no room for, and those of which the connections were searched.
+    /// Events that the kernel had no room for, until the last turn, and until the last search.
     lost: u64,
     searched: u64,
+    /// Sockets of connections that the last search found to be over: what the kernel may still tell of
+    /// their ends is known.
+    over: HashSet<u64>,
     /// No verdicts any more.
     stopping: bool,
 }
@@ -86,7 +89,7 @@ impl Direct {
     /// # Errors
     /// When the kernel's maps cannot be read.
     pub fn new(
-        inbound: Inbound,
+        inbound: Arc<Inbound>,
         pods: watch::Receiver<LocalPods>,
         loads: Loads,
         (kernel, leaves): (Shortcuts, bool),
@@ -101,10 +104,12 @@ impl Direct {
             open: 0,
             lost: kernel.lost(),
             searched: kernel.lost(),
+            over: HashSet::new(),
             stopping: false,
         };
         let (kernel, table) = (Arc::new(kernel), Arc::new(Mutex::new(table)));
-        Ok(Self { inbound, pods, loads, kernel, leaves, table })
+        let sweeper = Sweeper::new(kernel.clone());
+        Ok(Self { inbound, pods, loads, kernel, sweeper, leaves, table })
     }
 
     /// A connection was joined: the next one may go by itself, if nobody else could be meant.
@@ -129,7 +134,8 @@ impl Direct {
             cut: None,
             open: HashMap::new(),
         };
-        let mut table = self.lock();
+        // Who is busy with all verdicts leaves no time for another one.
+        let Ok(mut table) = self.table.try_lock() else { return };
         let key = pass.key();
         let full = table.open >= MANY_FLOWS || table.held.len() >= MAX_VERDICTS;
         let barred = table.barred.contains(&(key.0.clone(), pass.server.uid().clone()));
@@ -168,7 +174,7 @@ impl Direct {
             }
         }
         self.end(&mut table, denied);
-        self.end_strays(&mut table);
+        self.end_strays(&table);
         let pods = self.pods.borrow();
         table.barred.retain(|(from, to)| pods.contains_key(from) && pods.contains_key(to));
     }
@@ -189,7 +195,11 @@ impl Direct {
                     }
                 },
                 Ok(()) = snapshots.changed() => self.judge(),
-                _ = turns.tick() => self.extend(),
+                _ = turns.tick() => {
+                    let direct = self.clone();
+                    // The kernel's list may be long. Until it was read, nothing else is told.
+                    let _ = spawn_blocking(move || direct.extend()).await;
+                }
             }
         }
     }
@@ -268,90 +278,95 @@ impl Direct {
 
     fn end_numbers(&self, table: &Table, numbers: HashSet<u64>) {
         let passes = numbers.iter().filter_map(|number| table.passes.get(number));
-        let both = passes.flat_map(|pass| [&pass.source, &pass.server]);
-        let pods: HashMap<_, _> = both.map(|pod| (pod.uid().clone(), pod.clone())).collect();
-        sweep(&self.kernel, pods.into_values().collect(), move |flow| {
-            numbers.contains(&flow.number)
-        });
+        let pods: Vec<_> =
+            passes.flat_map(|pass| [pass.source.clone(), pass.server.clone()]).collect();
+        self.sweeper.sweep(Due { numbers, ..Due::default() }.with(pods));
     }
 
     /// Nobody judges connections of which it is not known whose verdict they went by, as those that an
     /// earlier agent let through.
-    fn end_strays(&self, table: &mut Table) {
-        if !table.strays {
-            return;
+    fn end_strays(&self, table: &Table) {
+        if table.strays {
+            let known = table.passes.keys().copied().collect();
+            let due = Due { strays: Some((table.next, known)), ..Due::default() };
+            self.sweeper.sweep(due.with(self.pods.borrow().values().cloned()));
         }
-        let Ok(flows) = self.kernel.flows() else { return };
-        let (next, known) = (table.next, table.passes.keys().copied().collect::<HashSet<_>>());
-        let is_stray = move |flow: &DirectFlow| flow.number < next && !known.contains(&flow.number);
-        table.strays = flows.iter().any(&is_stray);
-        let pods = self.pods.borrow();
-        let has_one =
-            |pod: &&Arc<LocalPod>| flows.iter().any(|flow| is_stray(flow) && flow.is_of(pod));
-        let pods = pods.values().filter(has_one).cloned().collect();
-        sweep(&self.kernel, pods, is_stray);
     }
 
     fn extend(&self) {
+        // Read without the lock: what is told of afterwards comes as an event.
+        let lost = self.kernel.lost();
+        let flows = self.is_to_list(lost).then(|| self.kernel.flows().ok()).flatten();
         let mut table = self.lock();
         let now = clock::now();
         let full = table.open >= MANY_FLOWS;
         let held: Vec<u64> = table.held.values().copied().collect();
         for number in held {
             let Some(pass) = table.passes.get(&number) else { continue };
-            let idle = now.saturating_duration_since(pass.used) >= IN_USE && pass.open.is_empty();
+            let idle = pass.is_idle(now) && pass.open.is_empty();
             if full || idle || self.kernel.leave(&pass.way(), number).is_err() {
                 self.withdraw(&mut table, number);
             }
         }
-        self.find_lost(&mut table);
-        self.end_strays(&mut table);
+        if let Some(flows) = flows {
+            self.compare(&mut table, lost, &flows);
+        }
+        table.lost = lost;
+        self.end_strays(&table);
         // Whatever should have ended by now, and did not.
-        let left = |(number, pass): (&u64, &Pass)| {
-            (pass.cut.is_some() && !pass.open.is_empty()).then_some(*number)
-        };
+        let left = |(number, pass): (&u64, &Pass)| pass.cut.is_some().then_some(*number);
         let left: HashSet<u64> = table.passes.iter().filter_map(left).collect();
         self.end_numbers(&table, left);
-        self.make_room();
-        // What is told of their last connections may still come, so the others stay for a while.
-        let held: HashSet<u64> = table.held.values().copied().collect();
-        table.passes.retain(|number, pass| {
-            let idle = now.saturating_duration_since(pass.used) >= IN_USE;
-            held.contains(number) || !pass.open.is_empty() || !idle
-        });
     }
 
-    /// Where the kernel had no room, it looks at verdicts again once it has.
-    fn make_room(&self) {
-        let is_roomy = || self.kernel.flows().is_ok_and(|flows| flows.len() < MANY_FLOWS);
-        if self.kernel.is_crowded()
-            && is_roomy()
+    /// Whether the kernel's list is needed: something was not told, may be a stranger's or was given
+    /// up, or there was no room.
+    fn is_to_list(&self, lost: u64) -> bool {
+        let table = self.lock();
+        let now = clock::now();
+        lost != table.searched
+            || table.strays
+            || table.passes.values().any(|pass| pass.is_idle(now) && pass.open.is_empty())
+            || self.kernel.is_crowded()
+    }
+
+    /// Compares what is known with the kernel's own list.
+    fn compare(&self, table: &mut Table, lost: u64, flows: &[DirectFlow]) {
+        if flows.len() < MANY_FLOWS
+            && self.kernel.is_crowded()
             && let Err(error) = self.kernel.reopen()
         {
             tracing::error!(%error, "connections between pods of this node go through the agent");
         }
+        // What was told until the last turn has been read: only then is missing what is not known.
+        if table.lost != table.searched {
+            table.searched = table.lost.min(lost);
+            self.find_lost(table, flows);
+        }
+        let (now, next) = (clock::now(), table.next);
+        let numbers: HashSet<u64> = flows.iter().map(|flow| flow.number).collect();
+        let held: HashSet<u64> = table.held.values().copied().collect();
+        table.passes.retain(|number, pass| {
+            let is_over = pass.is_idle(now) && pass.open.is_empty();
+            held.contains(number) || numbers.contains(number) || !is_over
+        });
+        let is_stray = |number: &u64| *number < next && !table.passes.contains_key(number);
+        table.strays = numbers.iter().any(is_stray);
     }
 
-    /// Compares with the kernel's own list, when it had no room to tell of something: ends the records
-    /// of connections that are gone, and begins those of connections that nobody was told of.
-    fn find_lost(&self, table: &mut Table) {
-        let lost = self.kernel.lost();
-        // What was told in the meantime has been read at the next turn.
-        let search = lost == table.lost && lost != table.searched;
-        table.lost = lost;
-        if !search {
-            return;
-        }
-        let Ok(flows) = self.kernel.flows() else { return };
-        table.searched = lost;
+    /// Ends the records of connections that are gone, and begins those of connections that nobody was
+    /// told of.
+    fn find_lost(&self, table: &mut Table, flows: &[DirectFlow]) {
         let there: HashSet<u64> = flows.iter().map(DirectFlow::id).collect();
+        table.over.clear();
         for pass in table.passes.values_mut() {
             let reason = pass.lost();
-            for (_, open) in pass.open.extract_if(|socket, _| !there.contains(socket)) {
+            for (socket, open) in pass.open.extract_if(|socket, _| !there.contains(socket)) {
                 let detail = || Some("the kernel had no room to tell its end".to_owned());
                 open.inbound.end(reason, detail());
                 open.outbound.end(reason, detail());
                 table.open -= 1;
+                table.over.insert(socket);
             }
         }
         for flow in flows.iter().filter(|flow| flow.was_accepted) {
@@ -362,12 +377,15 @@ impl Direct {
     /// What the kernel tells of a connection becomes its records.
     fn told(&self, event: DirectEvent, flow: &DirectFlow) {
         let mut table = self.lock();
-        // Of an earlier agent's verdict nobody knows whose it was.
-        let Some(pass) = table.passes.get_mut(&flow.number) else { return };
+        let Some(pass) = table.passes.get_mut(&flow.number) else {
+            // Of an earlier agent's verdict nobody knows whose it was.
+            table.strays |= event == DirectEvent::Opened;
+            return;
+        };
         pass.used = clock::now();
         match event {
             DirectEvent::Opened => self.opened(&mut table, flow),
-            DirectEvent::Misled => self.bar(&mut table, flow),
+            DirectEvent::Misled => self.misled(&mut table, flow),
             DirectEvent::Unreached
             | DirectEvent::Finished
             | DirectEvent::ResetByClient
@@ -394,6 +412,9 @@ impl Direct {
     }
 
     fn ended(&self, table: &mut Table, event: DirectEvent, flow: &DirectFlow) {
+        if table.over.remove(&flow.id()) {
+            return;
+        }
         let Some(pass) = table.passes.get_mut(&flow.number) else { return };
         let known = pass.open.remove(&flow.id());
         let was_open = known.is_some();
@@ -404,23 +425,26 @@ impl Direct {
         open.inbound.end(inbound.reason, some(inbound.detail));
         open.outbound.end(outbound.reason, some(outbound.detail));
         table.open -= usize::from(was_open);
-        if flow.was_open && !flow.was_accepted {
-            // Somebody else answered: packets are redirected or translated between the pods.
+        if flow.is_strangers() {
             self.bar(table, flow);
         } else if event == DirectEvent::Unreached {
             self.withdraw(table, flow.number);
         }
     }
 
-    /// The pair is left to the agent from now on, and the connection ends.
+    /// The connection ends, and so do shortcuts between the two.
+    fn misled(&self, table: &mut Table, flow: &DirectFlow) {
+        self.bar(table, flow);
+        let Some(pass) = table.passes.get(&flow.number) else { return };
+        let due = Due { sockets: HashSet::from([flow.id()]), ..Due::default() };
+        self.sweeper.sweep(due.with([pass.source.clone(), pass.server.clone()]));
+    }
+
+    /// The pair is left to the agent from now on.
     fn bar(&self, table: &mut Table, flow: &DirectFlow) {
         self.withdraw(table, flow.number);
         let Some(pass) = table.passes.get(&flow.number) else { return };
         let pair = (pass.source.uid().clone(), pass.server.uid().clone());
-        let socket = flow.id();
-        sweep(&self.kernel, vec![pass.source.clone(), pass.server.clone()], move |flow| {
-            flow.id() == socket
-        });
         if table.barred.insert(pair.clone()) {
             tracing::warn!(client = %pair.0, server = %pair.1, "a connection from pod to pod did not arrive as it left: the agent joins them");
         }

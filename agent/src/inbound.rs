@@ -1,10 +1,10 @@
 //! Story: a connection arriving for a pod, tunnelled or plain: checked, delivered, recorded.
 //! Never: parses, touches socket options.
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 
@@ -13,7 +13,7 @@ use crate::{
     drain::Drain,
     flow::Direction,
     hbone::{
-        self, Authority, Baggage, ConnectHead, Host,
+        self, Authority, Baggage, ConnectHead, Host, Tunnel,
         server::{self, Incoming},
     },
     identity::Identity,
@@ -43,7 +43,7 @@ pub struct Inbound {
 
 impl Inbound {
     /// Serves all tunnels of one connection of a peer's agent.
-    pub async fn tunnels(self, pod: Arc<LocalPod>, captured: Captured) {
+    pub async fn tunnels(self: Arc<Self>, pod: Arc<LocalPod>, captured: Captured) {
         let (source, destination) = (captured.flow.source, captured.flow.destination);
         let Some(credentials) = pod.credentials().current() else {
             let failure =
@@ -72,7 +72,7 @@ impl Inbound {
     }
 
     /// Delivers a connection that came without a tunnel.
-    pub async fn plain(self, pod: Arc<LocalPod>, captured: Captured) {
+    pub async fn plain(&self, pod: Arc<LocalPod>, captured: Captured) {
         let flow = captured.flow;
         let mut record = self.record(flow.source, flow.destination);
         record.destination.workload = Some(pod.workload().clone());
@@ -84,7 +84,7 @@ impl Inbound {
         let ended = match reached {
             Ok(server) => {
                 let counters = record.opened();
-                let relayed = relay(captured.stream, server, &counters);
+                let relayed = Box::pin(relay(captured.stream, server, &counters));
                 self.while_allowed(&pod, &asked, relayed).await
             }
             Err(failure) => {
@@ -113,11 +113,10 @@ impl Inbound {
         &self,
         pod: &LocalPod,
         asked: &Asked<'_>,
-        relayed: impl Future<Output = Ended>,
+        mut relayed: Pin<Box<impl Future<Output = Ended>>>,
     ) -> Result<Ended, Failure> {
         let mut snapshots = self.snapshot.clone();
         let mut judged = None;
-        tokio::pin!(relayed);
         loop {
             tokio::select! {
                 ended = &mut relayed => return Ok(ended),
@@ -139,14 +138,32 @@ impl Inbound {
 
     /// Delivers one tunnel; what cannot be delivered is told to the peer as a status.
     async fn tunnel(
-        self,
+        self: Arc<Self>,
         pod: Arc<LocalPod>,
-        (peer_address, own_address): (SocketAddr, SocketAddr),
+        addresses: (SocketAddr, SocketAddr),
         incoming: Incoming,
     ) {
+        // Boxed, so that tunnels that live on do not pay for the room that their beginning needs.
+        let begun = Box::pin(self.begin(&pod, addresses, incoming)).await;
+        let Some(Delivered { mut record, tunnel, server, caller, _place }) = begun else { return };
+        let counters = record.opened();
+        let relayed = Box::pin(relay(tunnel, server, &counters));
+        match self.while_allowed(&pod, &caller.asked(), relayed).await {
+            Ok(ended) => record.end(Reason::from(ended), None),
+            Err(failure) => record.end(failure.reason, Some(failure.detail)),
+        }
+    }
+
+    /// `None` when it has ended already.
+    async fn begin(
+        &self,
+        pod: &Arc<LocalPod>,
+        (peer_address, own_address): (SocketAddr, SocketAddr),
+        incoming: Incoming,
+    ) -> Option<Delivered> {
         let target = incoming.head.as_ref().ok().and_then(|head| address(&head.authority));
         let target = target.unwrap_or(own_address);
-        let mut record = self.record(client(peer_address, &incoming), target);
+        let mut record = Box::new(self.record(client(peer_address, &incoming), target));
         record.protocol = Protocol::Hbone;
         record.source.identity = Some(incoming.peer.clone());
         record.destination.workload = Some(pod.workload().clone());
@@ -154,13 +171,20 @@ impl Inbound {
         if let Ok(head) = &incoming.head {
             self.describe_peer(head, peer_address, &mut record);
         }
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
             incoming.refuse(Reason::LimitExceeded.status());
-            return record.end(Reason::LimitExceeded, Some("limits.max_connections".into()));
+            record.end(Reason::LimitExceeded, Some("limits.max_connections".into()));
+            return None;
         };
-        match self.deliver(&pod, peer_address, incoming, &mut record).await {
-            Ok(ended) => record.end(Reason::from(ended), None),
-            Err(failure) => record.end(failure.reason, Some(failure.detail)),
+        match self.deliver(pod, peer_address, incoming, &mut record).await {
+            Ok((tunnel, server, caller)) => {
+                Some(Delivered { record, tunnel, server, caller, _place: place })
+            }
+            Err(failure) => {
+                record
+                    .end(failure.reason, Some(failure.detail).filter(|detail| !detail.is_empty()));
+                None
+            }
         }
     }
 
@@ -170,27 +194,25 @@ impl Inbound {
         peer_address: SocketAddr,
         mut incoming: Incoming,
         record: &mut Record,
-    ) -> Result<Ended, Failure> {
-        let client = client(peer_address, &incoming);
-        let peer = incoming.peer.clone();
+    ) -> Result<(Tunnel, TcpStream, Caller), Failure> {
+        let (identity, source) = (incoming.peer.clone(), client(peer_address, &incoming));
         let allowed = local_target(pod, &incoming).and_then(|target| {
-            let asked = Asked { peer: Some(&peer), source: client, destination: target };
-            self.judge(pod, &asked, record).map(|()| asked)
+            let caller = Caller { identity, source, target, service: None };
+            self.judge(pod, &caller.asked(), record).map(|()| caller)
         });
         let reached = match allowed {
-            Ok(asked) => tokio::select! {
-                reached = deliver(pod, asked.destination, client) => reached.map(|to| (to, asked)),
-                () = incoming.given_up() => return Ok(Ended::ResetByClient),
+            Ok(caller) => tokio::select! {
+                reached = deliver(pod, caller.target, caller.source) => reached.map(|to| (to, caller)),
+                () = incoming.given_up() => return Err(Failure::new(Reason::ResetByClient, "")),
             },
             Err(failure) => Err(failure),
         };
         match reached {
-            Ok((server, asked)) => {
-                let accepted = incoming.accept(&describe(pod, &self.cluster));
-                let tunnel =
-                    accepted.map_err(|error| Failure::new(Reason::ResetByClient, error))?;
-                let counters = record.opened();
-                self.while_allowed(pod, &asked, relay(tunnel, server, &counters)).await
+            Ok((server, caller)) => {
+                let tunnel = incoming
+                    .accept(&describe(pod, &self.cluster))
+                    .map_err(|error| Failure::new(Reason::ResetByClient, error))?;
+                Ok((tunnel, server, caller))
             }
             Err(failure) => {
                 incoming.refuse(failure.reason.status());
@@ -204,7 +226,11 @@ impl Inbound {
     ///
     /// # Errors
     /// When a policy refuses it, or the application cannot be reached.
-    pub async fn join(self, pod: Arc<LocalPod>, caller: Caller) -> Result<Joined, Failure> {
+    pub async fn join(
+        self: Arc<Self>,
+        pod: Arc<LocalPod>,
+        caller: Caller,
+    ) -> Result<Joined, Failure> {
         let (mut record, judged) = self.arrive(&pod, &caller);
         // Who waited for the application may do so no longer.
         record.unless_told = Reason::ResetByClient;
@@ -250,7 +276,16 @@ impl Inbound {
     }
 }
 
-/// The client's side of a connection within one agent.
+/// A tunnel that policies allow, and that the application has taken.
+struct Delivered {
+    record: Box<Record>,
+    tunnel: Tunnel,
+    server: TcpStream,
+    caller: Caller,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The client's side of a connection.
 #[derive(Debug)]
 pub struct Caller {
     /// Whose pod it is.
@@ -272,7 +307,7 @@ impl Caller {
 /// A connection within one agent that policies allow, and that the application has taken.
 #[derive(Debug)]
 pub struct Joined {
-    inbound: Inbound,
+    inbound: Arc<Inbound>,
     pod: Arc<LocalPod>,
     caller: Caller,
     server: TcpStream,
@@ -283,7 +318,7 @@ impl Joined {
     /// Carries it to its end, for as long as policies allow it.
     pub async fn relay(mut self, client: TcpStream, counters: &Arc<Counters>) -> Ended {
         self.record.opened_with(counters);
-        let relayed = relay(client, self.server, counters);
+        let relayed = Box::pin(relay(client, self.server, counters));
         match self.inbound.while_allowed(&self.pod, &self.caller.asked(), relayed).await {
             Ok(ended) => {
                 self.record.end(Reason::from(ended), None);

@@ -16,7 +16,7 @@ use crate::{
     identity::Identity,
     inbound::{CONNECT_TIMEOUT, Caller, Joined, describe},
     redirect::{Captured, LocalPod, LocalPods},
-    relay::{self, Ended, relay},
+    relay::{self, relay},
     route::{self, Choice, Load, Loads, NextHop, Via},
     telemetry::{Failure, Protocol, Reason, Record, Telemetry},
 };
@@ -42,6 +42,14 @@ enum Upstream {
     Joined(Box<Joined>),
 }
 
+/// A connection whose other side was reached.
+struct Open {
+    record: Box<Record>,
+    client: TcpStream,
+    upstream: Upstream,
+    _load: Option<Load>,
+}
+
 /// What outbound connections share.
 #[derive(Clone, Debug)]
 pub struct Outbound {
@@ -63,40 +71,30 @@ pub struct Outbound {
 
 impl Outbound {
     /// Carries one connection to its end. Dropped half-way it still leaves a record.
-    pub async fn serve(self, pod: Arc<LocalPod>, captured: Captured) {
-        let flow = &captured.flow;
-        let mut record =
-            Record::open(&self.telemetry, flow.direction, flow.source, flow.destination);
-        record.source.workload = Some(pod.workload().clone());
-        match self.carry(&pod, captured, &mut record).await {
-            Ok(ended) => record.end(Reason::from(ended), None),
-            Err(failure) => record.end(failure.reason, Some(failure.detail)),
-        }
+    pub async fn serve(&self, pod: Arc<LocalPod>, captured: Captured) {
+        // Boxed, so that connections that live on do not pay for the room that their beginning needs.
+        let Some(mut open) = Box::pin(self.begin(pod, captured)).await else { return };
+        let counters = open.record.opened();
+        let ended = match open.upstream {
+            Upstream::Plain(server) => relay(open.client, server, &counters).await,
+            Upstream::Tunnel(tunnel) => relay(open.client, tunnel, &counters).await,
+            // Boxed, so that connections through tunnels do not pay for its room.
+            Upstream::Joined(joined) => Box::pin(joined.relay(open.client, &counters)).await,
+        };
+        open.record.end(Reason::from(ended), None);
     }
 
-    async fn carry(
-        &self,
-        pod: &Arc<LocalPod>,
-        captured: Captured,
-        record: &mut Record,
-    ) -> Result<Ended, Failure> {
-        match self.reach(pod, &captured.flow, record).await {
-            Ok((Upstream::Plain(server), _load)) => {
-                let counters = record.opened();
-                Ok(relay(captured.stream, server, &counters).await)
-            }
-            Ok((Upstream::Tunnel(tunnel), _load)) => {
-                let counters = record.opened();
-                Ok(relay(captured.stream, tunnel, &counters).await)
-            }
-            Ok((Upstream::Joined(joined), _load)) => {
-                let counters = record.opened();
-                // Boxed, so that connections through tunnels do not pay for its room.
-                Ok(Box::pin(joined.relay(captured.stream, &counters)).await)
-            }
+    async fn begin(&self, pod: Arc<LocalPod>, captured: Captured) -> Option<Open> {
+        let Captured { flow, stream: client } = captured;
+        let mut record =
+            Box::new(Record::open(&self.telemetry, flow.direction, flow.source, flow.destination));
+        record.source.workload = Some(pod.workload().clone());
+        match self.reach(&pod, &flow, &mut record).await {
+            Ok((upstream, load)) => Some(Open { record, client, upstream, _load: load }),
             Err(failure) => {
-                relay::reset(captured.stream);
-                Err(failure)
+                relay::reset(client);
+                record.end(failure.reason, Some(failure.detail));
+                None
             }
         }
     }

@@ -29,7 +29,7 @@ impl OneNode {
         let lab = Lab::new(1)?;
         lab.namespace("shop", true)?;
         let (client, server) = (pod(&lab, 1, "client")?, pod(&lab, 1, "server")?);
-        let agent = lab.agent(1)?;
+        let agent = lab.agent_with(1, "agent.same_node = \"kernel\"")?;
         Ok(Self { agent, client, server, lab })
     }
 

@@ -17,6 +17,8 @@ use crate::{
     telemetry::{Failure, Reason, Record},
 };
 
+/// For how long a verdict is extended without a connection.
+const IN_USE: Duration = Duration::from_secs(60);
 /// A client that is answered nothing repeats its SYN after this long.
 const SYN_REPEATED: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,11 @@ pub(super) enum Cut {
 }
 
 impl Pass {
+    /// Whether nothing was told of it for a while.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.used) >= IN_USE
+    }
+
     pub(super) fn key(&self) -> (Arc<str>, SocketAddr) {
         (self.source.uid().clone(), self.dialled)
     }
@@ -87,9 +94,14 @@ impl Pass {
             (_, Some(Cut::Denied(denied))) => {
                 (Failure::new(Reason::Revoked, denied), Failure::new(Reason::ResetByServer, ""))
             }
-            (_, None) if flow.was_open && !flow.was_accepted => {
+            (_, None) if flow.is_strangers() => {
                 let text = "somebody else answered than the pod";
                 let failure = Failure::new(Reason::ConnectFailed, text);
+                (failure.clone(), failure.as_told())
+            }
+            (_, None) if flow.was_open && !flow.was_accepted => {
+                let text = "the application took it not";
+                let failure = Failure::new(Reason::ConnectTimeout, text);
                 (failure.clone(), failure.as_told())
             }
             (DirectEvent::ResetByServer, None) => same(Reason::ResetByServer),

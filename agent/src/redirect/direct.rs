@@ -48,6 +48,8 @@ pub struct DirectFlow {
     pub was_open: bool,
     /// Whether the server's socket was.
     pub was_accepted: bool,
+    /// Whether the server's pod let its SYN in.
+    pub was_admitted: bool,
     /// The namespaces of client and server.
     namespaces: [u64; 2],
     /// Their sockets; the server's is 0 until there is one.
@@ -222,6 +224,12 @@ impl Shortcuts {
 }
 
 impl DirectFlow {
+    /// Whether somebody else answered the client than the server's pod: packets are redirected or
+    /// translated between the pods.
+    pub fn is_strangers(&self) -> bool {
+        self.was_open && !self.was_accepted && !self.was_admitted
+    }
+
     /// Whether one of its sockets is this pod's.
     pub fn is_of(&self, pod: &LocalPod) -> bool {
         self.namespaces.contains(&pod.cookie)
@@ -308,6 +316,7 @@ fn described(tuple: &Arriving, flow: &Flow) -> DirectFlow {
         age: clock::kernel().saturating_sub(flow.opened),
         was_open: flow.client_state & open != 0,
         was_accepted: flow.server_state & open != 0,
+        was_admitted: flow.admitted != 0,
         namespaces: [flow.client, flow.server],
         sockets: [flow.client_socket, flow.server_socket],
     }

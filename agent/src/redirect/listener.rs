@@ -157,7 +157,6 @@ impl LocalPod {
     /// Who talks to whom. `None` for a connection that the kernel did not bring but that dialled the
     /// agent's listener by itself: it has no destination, and is reset.
     fn captured(&self, stream: TcpStream, peer: SocketAddr, arrival: Arrival) -> Option<Captured> {
-        let socket = SockRef::from(&stream);
         let destination = match arrival {
             Arrival::Outbound => self.original_destination(&stream),
             Arrival::Hbone | Arrival::Plain => {
@@ -168,12 +167,9 @@ impl LocalPod {
         let Some(destination) = destination else {
             tracing::debug!(%peer, pod = %self.uid(), "a connection that the kernel did not bring is reset");
             // The client sees a reset rather than an end that looks orderly.
-            let _ = socket.set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return None;
         };
-        if let Err(error) = tune(&socket) {
-            tracing::debug!(%error, "cannot set socket options");
-        }
         let direction = match arrival {
             Arrival::Outbound => Direction::Outbound,
             Arrival::Hbone | Arrival::Plain => Direction::Inbound,
@@ -199,6 +195,8 @@ fn listen_on(maps: &Maps, (domain, address): (Domain, SocketAddr)) -> Result<Soc
         Ok(socket)
     };
     let socket = bound().map_err(|source| cannot("open a listener", source))?;
+    // What it accepts inherits it.
+    tune(&SockRef::from(&socket)).map_err(|source| cannot("tune a listener", source))?;
     maps.mark_listener(&socket)?;
     socket.listen(BACKLOG).map_err(|source| cannot("listen", source))?;
     Ok(socket)

@@ -11,10 +11,7 @@ use aya_ebpf::{
 use culvert_ebpf::{
     abi::{
         Arriving, Mark, NODE_CROWDED, PROBE_REFUSED,
-        direct::{
-            Dialled, EVENT_MISLED, EVENT_OPENED, EVENT_RESET_BY_CLIENT, EVENT_UNREACHED, Event,
-            Flow,
-        },
+        direct::{Dialled, EVENT_MISLED, EVENT_OPENED, EVENT_UNREACHED, Event, Flow},
     },
     decide::is_refused,
     flow::{CLOSED, OPEN, Side, Sockets, news, tcp},
@@ -45,14 +42,13 @@ pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u
     unsafe {
         let (key, now) = (ends.arriving(), bpf_ktime_get_ns());
         let socket = bpf_get_socket_cookie(ops.cast());
-        if let Some(earlier) = FLOWS.get_ptr_mut(&key) {
-            // Of two generations of programs the other one was here already.
-            if (*earlier).client_socket == socket {
-                return count(Why::OpenDirect);
-            }
-            // Its server has kept it since its client went.
-            tell(event(), EVENT_RESET_BY_CLIENT, &key, earlier);
+        let earlier = FLOWS.get_ptr_mut(&key);
+        // Of two generations of programs the other one was here already.
+        if earlier.is_some_and(|earlier| (*earlier).client_socket == socket) {
+            return count(Why::OpenDirect);
         }
+        // One with these addresses and ports may still be open at its server, and is followed there.
+        let is_free = earlier.is_none() && !is_late(&key);
         let dialled = Dialled::new(netns, mark.ip, mark.port);
         let verdict = VERDICTS.get(&dialled).filter(|verdict| {
             verdict.number == mark.tag
@@ -60,7 +56,7 @@ pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u
                 && verdict.port == ends.remote_port
                 && verdict.ip == ends.remote
         });
-        let followed = follow(ops);
+        let followed = is_free && follow(ops);
         let verdict = verdict.filter(|_| followed);
         let flow = Flow {
             number: mark.tag,
@@ -90,7 +86,6 @@ pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u
             tell(event(), EVENT_UNREACHED, &key, &flow);
             return count(Why::OpenFull);
         }
-        let _ = PROBES.remove(&key);
         count(Why::OpenDirect);
     }
 }
@@ -153,7 +148,13 @@ pub(super) unsafe fn accepted_directly(ops: *mut bpf_sock_ops, netns: u64, ends:
         if flow.is_none() && !is_late(&key) || PODS.get(&netns).is_none() {
             return count(Why::AcceptUnmarked);
         }
-        let Some(flow) = flow.filter(|flow| sockets(*flow).await_a_server()) else {
+        let socket = bpf_get_socket_cookie(ops.cast());
+        // Of two generations of programs the other one was here already.
+        if flow.is_some_and(|flow| (*flow).server_socket == socket) {
+            return count(Why::AcceptDirect);
+        }
+        let is_awaited = |flow: &*mut Flow| sockets(*flow).await_a_server() && is_current(*flow);
+        let Some(flow) = flow.filter(is_awaited) else {
             tie(ops);
             return count(Why::AcceptLate);
         };
@@ -163,7 +164,7 @@ pub(super) unsafe fn accepted_directly(ops: *mut bpf_sock_ops, netns: u64, ends:
             tell(event(), EVENT_MISLED, &key, flow);
             return count(Why::AcceptMisled);
         }
-        (*flow).server_socket = bpf_get_socket_cookie(ops.cast());
+        (*flow).server_socket = socket;
         write(&raw mut (*flow).server_state, OPEN);
         let event = event();
         if sockets(flow).client & CLOSED == 0 {
@@ -172,6 +173,16 @@ pub(super) unsafe fn accepted_directly(ops: *mut bpf_sock_ops, netns: u64, ends:
             event.discard(0);
         }
         count(Why::AcceptDirect);
+    }
+}
+
+/// Whether the verdict is still there.
+#[inline(always)]
+unsafe fn is_current(flow: *const Flow) -> bool {
+    // SAFETY: as in `sockops::connections`; the verdict's number is read once.
+    unsafe {
+        let verdict = VERDICTS.get(&(*flow).dialled());
+        verdict.is_some_and(|verdict| verdict.number == (*flow).number)
     }
 }
 

@@ -14,8 +14,8 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{
-        Arriving, HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, NODE_NETNS, Note, ROLE_AGENT,
-        ROLE_CAPTURED, ROLE_DIALLED, ROLE_DIRECT, ROLE_LISTENER, ROLE_PRESENTED,
+        Arriving, HANDSHAKE_NS, Handshake, Ip, MAPPED, Mark, NODE_NETNS, Note, PROBE_REFUSED,
+        ROLE_AGENT, ROLE_CAPTURED, ROLE_DIALLED, ROLE_DIRECT, ROLE_LISTENER, ROLE_PRESENTED,
     },
     why::Why,
 };
@@ -144,7 +144,11 @@ unsafe fn changed(ops: *mut bpf_sock_ops) {
             return;
         }
         if read(&raw const (*ops).__bindgen_anon_1.args[1]) == BPF_TCP_CLOSE {
-            let _ = PROBES.remove(&ends.arriving());
+            let key = ends.arriving();
+            // What refuses the connection outlives its socket.
+            if PROBES.get(&key).is_some_and(|at| *at & PROBE_REFUSED == 0) {
+                let _ = PROBES.remove(&key);
+            }
             count(Why::ProbeClosed);
         } else {
             count(Why::ProbeOpen);
@@ -158,6 +162,10 @@ unsafe fn accepted(ops: *mut bpf_sock_ops, socket: *mut c_void) {
     // SAFETY: as in `connections`.
     unsafe {
         let ends = Ends::of(ops);
+        // Both sides may have dialled at the same moment (RFC 9293 §3.5).
+        if mark_of(socket).is_some_and(|mark| (*mark).role == ROLE_DIRECT) {
+            return answered_directly(ops, &ends);
+        }
         let key = Handshake {
             netns: bpf_get_netns_cookie(ops.cast()),
             client: ends.remote,

@@ -8,9 +8,12 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use culvert_ebpf::{
-    abi::{Arriving, Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED, direct::Flow},
+    abi::{
+        Arriving, Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED,
+        direct::{Flow, VERDICT_NS},
+    },
     decide::{Exemption, Steer, is_refused, probe_holds, steer as decide},
-    flow::Sockets,
+    flow::{OPEN, Sockets},
     why::Why,
 };
 
@@ -58,8 +61,8 @@ pub(super) fn steer(ctx: SkLookupContext) -> u32 {
 }
 
 /// A connection that went by a verdict is let in while that verdict is there: the agent takes it
-/// away before it ends what is open. That its time is over says nothing here, it was not when the
-/// SYN left for the first time.
+/// away before it ends what is open. Its time may have ended a moment ago: it had not when the SYN
+/// left for the first time.
 #[inline(always)]
 unsafe fn exemption(arriving: &Arriving) -> Exemption {
     // SAFETY: values are plain integers, and an entry that is replaced meanwhile fails the checks.
@@ -77,11 +80,17 @@ unsafe fn exemption(arriving: &Arriving) -> Exemption {
             return Exemption::None;
         };
         if !awaited(&*flow) {
-            return Exemption::None;
+            return Exemption::Revoked;
         }
+        let now = bpf_ktime_get_ns();
         match VERDICTS.get(&(*flow).dialled()) {
-            Some(verdict) if verdict.number == (*flow).number => {
-                (*flow).admitted = 1;
+            Some(verdict)
+                if verdict.number == (*flow).number && now < verdict.expires + VERDICT_NS =>
+            {
+                // Whatever comes when somebody has answered is no SYN.
+                if (*flow).client_state & OPEN == 0 {
+                    (*flow).admitted = 1;
+                }
                 Exemption::Direct
             }
             Some(_) | None => Exemption::Revoked,
