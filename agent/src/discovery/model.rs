@@ -186,10 +186,9 @@ impl Speech {
         if word.starts_with("grpc-web") {
             return Self::Grpc;
         }
-        match Self::of_protocol(word.split('-').next().unwrap_or_default()) {
-            Self::Unknown if SERVER_FIRST.contains(&port) => Self::Tcp,
-            speech => speech,
-        }
+        let speech = Self::of_protocol(word.split('-').next().unwrap_or_default());
+        let server_first = speech == Self::Unknown && SERVER_FIRST.contains(&port);
+        if server_first { Self::Tcp } else { speech }
     }
 
     /// What the name of a protocol means.

@@ -2,7 +2,7 @@
 //! Never: behaviour. Fields that we do not know are other people's, and no error.
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{
     declared::Declared,
@@ -73,8 +73,8 @@ pub struct Metadata {
     /// Its annotations.
     #[serde(default)]
     pub annotations: Labels,
-    /// When it was made, RFC 3339.
-    #[serde(default)]
+    /// When it was made, RFC 3339; empty when nobody says (kubectl writes `null` then).
+    #[serde(default, deserialize_with = "or_empty")]
     pub creation_timestamp: String,
     /// Who made it.
     #[serde(default)]
@@ -456,6 +456,10 @@ pub(super) enum TargetPort {
     Number(u16),
     /// By the name of a container's port.
     Name(String),
+}
+
+fn or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn default() -> String {

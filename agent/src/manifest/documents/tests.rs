@@ -88,7 +88,7 @@ fn objects_for_waypoints_pass_through_and_are_no_problem_of_the_mesh() {
     assert_eq!((all[0].kind, all[0].metadata.namespace.as_str()), ("VirtualService", "shop"));
     assert_eq!(all[0].object["spec"]["hosts"][0], "cart");
     assert_eq!(all[0].place("/spec/hosts/0").to_string(), "a.yaml:8");
-    assert_eq!(all[1].place("/spec/rules").to_string(), "a.yaml:13");
+    assert_eq!(all[1].place("/spec/rules").to_string(), "a.yaml:14");
     // One that has lost its name may be the one that was there.
     state.update(folder(&[(
         "a.yaml",
