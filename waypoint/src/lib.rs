@@ -6,6 +6,10 @@ pub mod path;
 
 pub mod routing;
 
+pub mod backend;
+
+pub mod manifest;
+
 pub mod admin;
 pub mod connections;
 pub mod status;
