@@ -149,8 +149,8 @@ mod tests {
 
     /// How many of a million numbers, spread evenly, are of a share.
     fn hits(share: Percentage) -> usize {
-        let step = u32::MAX / 1_000_000;
-        (0..1_000_000_u32).filter(|number| share.hits(number * step)).count()
+        let spread = |n: u64| u32::try_from((n << u32::BITS) / 1_000_000).unwrap();
+        (0..1_000_000).filter(|n| share.hits(spread(*n))).count()
     }
 
     #[test]
