@@ -10,7 +10,7 @@ use http::{
 
 use super::{
     fault::{AbortStatus, GrpcStatus},
-    model::{DirectResponse, Missing},
+    model::DirectResponse,
 };
 
 /// An answer instead of the upstream's.
@@ -80,15 +80,6 @@ impl Cause {
 impl Answer {
     pub(super) fn new(status: StatusCode, cause: Cause) -> Self {
         Self { status, grpc: None, headers: HeaderMap::new(), body: Bytes::new(), cause }
-    }
-
-    /// 503 for a VirtualService, 500 for Gateway API.
-    pub(super) fn missing(missing: &Missing) -> Self {
-        let (status, why) = match missing {
-            Missing::Cluster(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
-            Missing::Backend(why) => (StatusCode::INTERNAL_SERVER_ERROR, why),
-        };
-        Self::new(status, Cause::ClusterNotFound(why.clone()))
     }
 
     pub(super) fn abort(status: AbortStatus) -> Self {

@@ -11,10 +11,9 @@ use super::{
     edit::{Changes, HeaderEdits},
     fault::Injected,
     find::find,
-    model::{Action, BackendRef, Destination, Forward, PortRoutes, Rule, Target},
+    model::{Action, BackendRef, Destination, Forward, Missing, PortRoutes, Rule, Target},
     redirect::split,
     request::RequestHead,
-    rewrite::RewriteError,
     timeout::Timeouts,
 };
 
@@ -95,11 +94,11 @@ fn cross<'t>(rule: &'t Rule, head: &RequestHead<'_>, draw: &mut impl FnMut() -> 
                 onward.response.append(grant);
                 return Step::Forward(onward);
             }
-            Err(answer) => answer,
+            Err((status, cause)) => Answer::new(status, cause),
         },
         Action::Redirect(redirect) => match redirect.location(head) {
             Ok(location) => edited(Answer::redirect(redirect.status, location), rule, head),
-            Err(error) => unfit(error),
+            Err(_) => Answer::new(StatusCode::INTERNAL_SERVER_ERROR, Cause::BadRewrite),
         },
         Action::Direct(direct) => edited(Answer::direct(direct), rule, head),
     };
@@ -115,27 +114,21 @@ fn edited(mut answer: Answer, rule: &Rule, head: &RequestHead<'_>) -> Answer {
     answer
 }
 
-fn failed(cause: Cause) -> Answer {
-    Answer::new(StatusCode::INTERNAL_SERVER_ERROR, cause)
-}
-
-fn unfit(_: RewriteError) -> Answer {
-    failed(Cause::BadRewrite)
-}
-
 fn onward<'t>(
     rule: &'t Rule,
     forward: &'t Forward,
     head: &RequestHead<'_>,
     draw: &mut impl FnMut() -> u32,
-) -> Result<Onward<'t>, Answer> {
+) -> Result<Onward<'t>, (StatusCode, Cause)> {
+    let failed = |cause| (StatusCode::INTERNAL_SERVER_ERROR, cause);
     let destination = forward.destinations.draw(draw());
     let destination = destination.ok_or_else(|| failed(Cause::NoDestination))?;
     let backend = match &destination.target {
         Target::Backend(backend) => backend,
-        Target::Missing(missing) => return Err(Answer::missing(missing)),
+        Target::Missing(missing) => return Err(nobody(missing)),
     };
-    let target = forward.rewrite.path.target(head.path, head.query).map_err(unfit)?;
+    let target = forward.rewrite.path.target(head.path, head.query);
+    let target = target.map_err(|_| failed(Cause::BadRewrite))?;
     let timeouts = Timeouts::of(forward, head);
     let (mut request, mut response) = (Changes::default(), Changes::default());
     timeouts.plan(head, &mut request);
@@ -152,6 +145,15 @@ fn onward<'t>(
     let (mirrors, authority) =
         (mirrors(forward, draw), authority(rule, forward, destination, head));
     Ok(Onward { backend, forward, mirrors, timeouts, target, authority, request, response })
+}
+
+/// The answer when nobody is behind a destination.
+fn nobody(missing: &Missing) -> (StatusCode, Cause) {
+    let (status, why) = match missing {
+        Missing::Cluster(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+        Missing::Backend(why) => (StatusCode::INTERNAL_SERVER_ERROR, why),
+    };
+    (status, Cause::ClusterNotFound(why.clone()))
 }
 
 /// Who gets a copy of this request.

@@ -86,6 +86,7 @@ impl Edits {
     ///
     /// # Errors
     /// When a name or value is none of a header, or one of its connection.
+    #[expect(clippy::should_implement_trait, reason = "the word of Istio's field")]
     pub fn add<'a>(
         mut self,
         headers: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -139,24 +140,7 @@ impl Changes {
     /// Changes the headers of a response with this status, or of a request. What has an empty value is
     /// not written, as Envoy does it.
     pub fn apply(&self, status: Option<StatusCode>, headers: &mut HeaderMap) {
-        for change in &self.0 {
-            match change {
-                Change::Remove(name) => {
-                    headers.remove(name);
-                }
-                Change::Set(name, value) => {
-                    if let Some(value) = value.value(status, headers) {
-                        // A full map (2^15 headers) stays as it is.
-                        let _ = headers.try_insert(name, value);
-                    }
-                }
-                Change::Add(name, value) => {
-                    if let Some(value) = value.value(status, headers) {
-                        let _ = headers.try_append(name, value);
-                    }
-                }
-            }
-        }
+        self.0.iter().for_each(|change| change.make(status, headers));
     }
 
     pub(super) fn append(&mut self, others: Self) {
@@ -169,6 +153,25 @@ impl Changes {
 
     pub(super) fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.0.push(Change::Set(name, value.into()));
+    }
+}
+
+impl Change {
+    /// A full map (2^15 headers) stays as it is.
+    fn make(&self, status: Option<StatusCode>, headers: &mut HeaderMap) {
+        match self {
+            Self::Remove(name) => drop(headers.remove(name)),
+            Self::Set(name, template) => {
+                if let Some(value) = template.value(status, headers) {
+                    let _ = headers.try_insert(name, value);
+                }
+            }
+            Self::Add(name, template) => {
+                if let Some(value) = template.value(status, headers) {
+                    let _ = headers.try_append(name, value);
+                }
+            }
+        }
     }
 }
 
@@ -252,7 +255,7 @@ mod tests {
         assert_eq!(authority(set.clone()).as_deref(), Some("set"));
         assert_eq!(authority(set.add([(":authority", "added")]).unwrap()).as_deref(), Some("set"));
         let added = Edits::default().add([("Host", "%REQ(x-to)%")]).unwrap();
-        assert_eq!(edited(&[added.clone()], &asked), ["x-to: elsewhere"]);
+        assert_eq!(edited(std::slice::from_ref(&added), &asked), ["x-to: elsewhere"]);
         assert_eq!(authority(added).as_deref(), Some("elsewhere"));
         assert_eq!(authority(Edits::default()), None);
     }

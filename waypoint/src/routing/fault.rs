@@ -126,8 +126,8 @@ impl Percentage {
     /// A share in percent, rounded to the nearest step; `None` below 0 and above 100.
     pub fn of_percent(percent: f64) -> Option<Self> {
         let steps = (percent * f64::from(Self::STEPS / 100)).round();
-        // The range is checked, so that the cast loses nothing.
-        (0.0..=f64::from(Self::STEPS)).contains(&steps).then(|| Self(steps as u32))
+        // The cast loses nothing within the range.
+        (0.0..=f64::from(Self::STEPS)).contains(&steps).then_some(Self(steps as u32))
     }
 
     /// A share as a fraction (Gateway API `fraction`); `None` above one and for nothing of nothing.

@@ -76,9 +76,13 @@ pub(super) fn compile(
         .size_limit(Regex::MAX_SIZE)
         .dfa_size_limit(Regex::MAX_CACHE)
         .build()
-        .map_err(|error| match error {
-            ::regex::Error::CompiledTooBig(_) => RegexError::TooLarge,
-            other => RegexError::Syntax(reason(&other.to_string())),
+        .map_err(|error| {
+            let too_large = matches!(error, ::regex::Error::CompiledTooBig(_));
+            if too_large {
+                RegexError::TooLarge
+            } else {
+                RegexError::Syntax(reason(&error.to_string()))
+            }
         })
 }
 

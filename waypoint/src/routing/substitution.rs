@@ -68,9 +68,9 @@ impl Substitution {
                     Part::Text(text) => text,
                     Part::Group(group) => found.get(*group).map_or("", |group| group.as_str()),
                 });
-            }
-            if out.len() > limit {
-                return None;
+                if out.len() > limit {
+                    return None;
+                }
             }
         }
         out.push_str(text.get(copied..)?);
@@ -147,6 +147,7 @@ mod tests {
     fn results_are_bounded() {
         assert_eq!(replaced("", "0123456789", "abcdefghi"), None);
         assert_eq!(replaced("x", "", &"a".repeat(41)), None);
+        assert_eq!(replaced("a+", &r"\0".repeat(4000), &"a".repeat(30)), None);
     }
 
     #[test]

@@ -38,14 +38,13 @@ impl Timeouts {
     /// (`grpc-timeout`), unless the client asks for another (`x-envoy-upstream-rq-timeout-ms`); 0 is
     /// none.
     pub fn of(forward: &Forward, head: &RequestHead<'_>) -> Self {
-        let rule = forward.timeout.filter(|timeout| !timeout.is_zero());
+        let some = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
         let grpc = head.headers.get(GRPC_TIMEOUT).filter(|_| head.is_grpc());
-        let request = match (rule, grpc.and_then(grpc_timeout)) {
+        let request = match (some(forward.timeout), some(grpc.and_then(grpc_timeout))) {
             (Some(rule), Some(asked)) => Some(rule.min(asked)),
             (rule, asked) => rule.or(asked),
         };
         let asked = |name, rule| milliseconds(head.headers, name).map_or(rule, Some);
-        let some = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
         let request = some(asked(REQUEST_TIMEOUT, request));
         let per_try = some(asked(PER_TRY_TIMEOUT, forward.retry.per_try_timeout));
         let shorter = |per_try: &Duration| request.is_none_or(|request| *per_try < request);

@@ -381,3 +381,20 @@ fn b62_b63_mirrors() {
     assert_eq!(shadow("shop:8080"), "shop-shadow:8080");
     assert_eq!(shadow("[fd00::1]"), "[fd00::1]-shadow");
 }
+
+#[test]
+fn b73_a_table_is_one_value() {
+    let service = |subset| {
+        let mut service = ServiceRoutes::default();
+        service.ports.insert(80, routes(vec![rule(Match::default(), subset)]));
+        Arc::new(service)
+    };
+    let mut before = Table::default();
+    before.services.insert("shop".into(), service("v1"));
+    before.services.insert("bank".into(), service("v1"));
+    let mut after = before.clone();
+    after.services.insert("shop".into(), service("v2"));
+    let subset = |table: &Table| Asked::get("/").subset(table.port("shop", 80).unwrap()).to_owned();
+    assert_eq!((subset(&before), subset(&after)), ("v1".to_owned(), "v2".to_owned()));
+    assert!(Arc::ptr_eq(&before.services["bank"], &after.services["bank"]));
+}
