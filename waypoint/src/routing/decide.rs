@@ -3,7 +3,10 @@
 //! Never: endpoints, tries, time. Asked by `exchange`, once for each request.
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
+use http::{
+    HeaderName, HeaderValue, StatusCode,
+    uri::{Authority, PathAndQuery},
+};
 
 use super::{
     answer::{Answer, Cause},
@@ -167,7 +170,8 @@ fn mirrors<'t>(forward: &'t Forward, draw: &mut impl FnMut() -> u32) -> Vec<&'t 
         .collect()
 }
 
-/// The new authority: what stands closest to the destination counts.
+/// The new authority: what stands closest to the destination counts. One that a client could make and
+/// that is none changes nothing.
 fn authority(
     rule: &Rule,
     forward: &Forward,
@@ -176,7 +180,8 @@ fn authority(
 ) -> Option<HeaderValue> {
     let edited = |edits: &HeaderEdits| edits.request.authority(head, &rule.name);
     let edited = edited(&destination.headers).or_else(|| edited(&rule.headers));
-    edited.or_else(|| forward.rewrite.authority.clone())
+    let authority = edited.or_else(|| forward.rewrite.authority.clone());
+    authority.filter(|authority| Authority::try_from(authority.as_bytes()).is_ok())
 }
 
 /// The authority of a copy (Envoy's shadow writer): `-shadow` stands after the host.

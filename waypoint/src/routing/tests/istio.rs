@@ -302,6 +302,8 @@ fn b58_authority_closest_to_the_destination_counts() {
     assert_eq!(authority(none(), none()), "rewritten");
     assert_eq!(authority(edits("rule"), none()), "rule");
     assert_eq!(authority(edits("rule"), edits("destination")), "destination");
+    let broken = Rule { headers: edits("a b/c"), ..rule(Match::default(), "v1") };
+    assert_eq!(Asked::get("/").onward(&routes(vec![broken]), 0).authority, None);
 }
 
 #[test]
