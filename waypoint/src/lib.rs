@@ -10,6 +10,8 @@ pub mod backend;
 
 pub mod manifest;
 
+pub mod analyze;
+
 pub mod admin;
 pub mod connections;
 pub mod status;
