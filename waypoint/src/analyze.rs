@@ -15,7 +15,7 @@ mod suppress;
 
 use culvert_agent::{discovery::Snapshot, manifest::Folder};
 
-pub use files::{Error, contents};
+pub use files::{Contents, Error, contents};
 pub use message::{Code, Level, Message, Object};
 pub use report::{json, text, yaml};
 pub use suppress::{Suppression, SuppressionError};

@@ -24,12 +24,14 @@ pub enum Error {
     TooMany,
 }
 
-/// The text of all files, by path, and those that were left out because of their names. Folders are
-/// searched to the bottom; `-` is the standard input.
+/// The text of files, by path, and those that were left out because of their names.
+pub type Contents = (BTreeMap<Arc<str>, String>, Vec<PathBuf>);
+
+/// The text of all files, and those that were left out. Folders are searched to the bottom; `-` is the standard input.
 ///
 /// # Errors
 /// When one cannot be read.
-pub fn contents(paths: &[PathBuf]) -> Result<(BTreeMap<Arc<str>, String>, Vec<PathBuf>), Error> {
+pub fn contents(paths: &[PathBuf]) -> Result<Contents, Error> {
     let (mut texts, mut skipped) = (BTreeMap::new(), Vec::new());
     let mut waiting: Vec<PathBuf> = paths.iter().rev().cloned().collect();
     while let Some(path) = waiting.pop() {

@@ -212,14 +212,23 @@ impl HashTable {
 pub struct LocalityPolicy {
     /// Whether it counts; `None` when nothing is said, which means yes.
     pub enabled: Option<bool>,
-    /// Where each locality's requests go, with weights that sum to 100.
-    pub distribute: Vec<(Arc<str>, BTreeMap<Arc<str>, u32>)>,
+    /// Where each locality's requests go; the first that fits the waypoint's own counts.
+    pub distribute: Vec<Shares>,
     /// Which region stands in for which.
     pub failover: Vec<(Arc<str>, Arc<str>)>,
     /// Labels, `key` or `key=value`, that make endpoints near, the weightiest first.
     pub failover_priority: Vec<Arc<str>>,
     /// It was `zoneAwareLbSetting`, for clusters of at least so many endpoints.
     pub zone_aware: Option<u64>,
+}
+
+/// Where the requests of a locality (`region/zone/subzone`, `*` for any) go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// The locality.
+    pub from: Arc<str>,
+    /// Localities with weights that sum to 100.
+    pub to: BTreeMap<Arc<str>, u32>,
 }
 
 /// How new endpoints get their share.

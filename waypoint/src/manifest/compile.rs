@@ -227,11 +227,12 @@ impl Compiler {
     /// Compiles the routes of a service anew.
     fn route(&mut self, host: &Arc<str>) {
         for named in self.named.remove(host).unwrap_or_default() {
-            if let Some(naming) = self.naming.get_mut(&named) {
+            let left = self.naming.get_mut(&named).is_some_and(|naming| {
                 naming.remove(host);
-                if naming.is_empty() {
-                    self.naming.remove(&named);
-                }
+                !naming.is_empty()
+            });
+            if !left {
+                self.naming.remove(&named);
             }
         }
         self.problems.remove(host);

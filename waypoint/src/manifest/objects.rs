@@ -155,11 +155,14 @@ impl Objects {
     }
 
     fn forget_virtual_service(&mut self, name: &Name, touched: &mut Touched) {
-        if let Some(held) = self.virtual_services.all.get(name) {
-            for delegate in delegates(held) {
-                if let Some(roots) = self.delegators.get_mut(&delegate) {
-                    roots.remove(name);
-                }
+        let held = self.virtual_services.all.get(name);
+        for delegate in held.into_iter().flat_map(delegates) {
+            let left = self.delegators.get_mut(&delegate).is_some_and(|roots| {
+                roots.remove(name);
+                !roots.is_empty()
+            });
+            if !left {
+                self.delegators.remove(&delegate);
             }
         }
         touched.routed.extend(self.hosts_of_delegators(name));

@@ -64,7 +64,7 @@ fn locality(balancer: &LoadBalancer) -> Option<made::LocalityPolicy> {
     let locality = balancer.locality_lb_setting.as_ref()?;
     let distribute = locality.distribute.iter().map(|share| {
         let to = share.to.iter().map(|(to, weight)| (to.as_str().into(), *weight));
-        (share.from.as_str().into(), to.collect())
+        made::Shares { from: share.from.as_str().into(), to: to.collect() }
     });
     Some(made::LocalityPolicy {
         enabled: locality.enabled,

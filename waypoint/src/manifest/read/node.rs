@@ -95,10 +95,10 @@ impl<'de> Deserializer<'de> for Node<'_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        match self.value {
-            Value::Array(_) => Err(Error::invalid_type(Unexpected::Seq, &"an object")),
-            _ => self.deserialize_any(visitor),
+        if self.value.is_array() {
+            return Err(Error::invalid_type(Unexpected::Seq, &"an object"));
         }
+        self.deserialize_any(visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -107,9 +107,9 @@ impl<'de> Deserializer<'de> for Node<'_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        match self.value {
-            Value::String(text) => visitor.visit_enum(text.as_str().into_deserializer()),
-            _ => self.deserialize_any(visitor),
+        match self.value.as_str() {
+            Some(text) => visitor.visit_enum(text.into_deserializer()),
+            None => self.deserialize_any(visitor),
         }
     }
 

@@ -101,7 +101,7 @@ fn big(services: usize, routed: usize) -> World {
     let rules: String = (0..routed).map(|n| routes(n, "v2")).collect();
     world.write("services.yaml", Some(&all));
     for n in 0..routed / 100 {
-        let some: String = (n * 100..(n + 1) * 100).map(|n| rule(n)).collect();
+        let some: String = (n * 100..(n + 1) * 100).map(rule).collect();
         world.write(&format!("rules-{n}.yaml"), Some(&some));
     }
     world.write("routes.yaml", Some(&rules));

@@ -125,6 +125,11 @@ fn virtual_services_are_admitted_by_istios_rules() {
         "{gateways: [mesh], http: [{route: [{destination: {host: a}}]}]}",
         &["/spec/gateways: delegate virtual service must have no gateways specified"],
     );
+}
+
+/// I186: their rules for requests.
+#[test]
+fn rules_are_admitted_by_istios_rules() {
     rule("name: r", &["/spec/http/0: HTTP route, redirect or direct_response is required"]);
     rule(
         &format!("redirect: {{uri: /x}}, {ROUTE}"),
@@ -169,6 +174,11 @@ fn virtual_services_are_admitted_by_istios_rules() {
         "directResponse: {status: 42}",
         &["/spec/http/0/directResponse/status: HTTP status 42 is not in range 200-599"],
     );
+}
+
+/// I186: what rules do to requests.
+#[test]
+fn changes_are_admitted_by_istios_rules() {
     rule(
         &format!("fault: {{abort: {{grpcStatus: NOPE}}}}, {ROUTE}"),
         &[

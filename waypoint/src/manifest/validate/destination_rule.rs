@@ -328,7 +328,10 @@ fn consistent_hash(at: &str, hash: &ConsistentHash, findings: &mut Findings) {
 }
 
 fn is_prime(number: u64) -> bool {
-    number > 1 && (2..).take_while(|factor| factor * factor <= number).all(|f| number % f != 0)
+    number > 1
+        && (2..)
+            .take_while(|factor| factor * factor <= number)
+            .all(|factor| !number.is_multiple_of(factor))
 }
 
 fn locality(at: &str, locality: &LocalityLb, outlier: bool, findings: &mut Findings) {

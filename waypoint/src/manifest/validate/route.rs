@@ -5,8 +5,8 @@ use super::{
         filters,
         finding::Findings,
         gateway_api::{
-            BackendRef, BytesRule, Filter, GrpcRule, HttpMatch, HttpRule, NamedMatch, PathKind,
-            PathModifier, PathModifierKind, Route, TextKind,
+            BackendRef, BytesRule, Filter, GrpcRule, HeaderFilter, HttpMatch, HttpRule, NamedMatch,
+            PathKind, PathModifier, PathModifierKind, Route, TextKind,
         },
         mesh_match,
     },
@@ -193,19 +193,7 @@ fn all(at: &str, filters: &[Filter], known: &[&str], findings: &mut Findings) {
             );
         }
         let modifiers = [&filter.request_header_modifier, &filter.response_header_modifier];
-        for modifier in modifiers.into_iter().flatten() {
-            for header in modifier.set.iter().chain(&modifier.add) {
-                let pair = [(header.name.as_str(), header.value.as_str())];
-                if let Err(error) = Edits::default().set(pair) {
-                    findings.invalid(&at, error.to_string());
-                }
-            }
-            for name in &modifier.remove {
-                if let Err(error) = Edits::default().remove([name.as_str()]) {
-                    findings.invalid(&at, error.to_string());
-                }
-            }
-        }
+        modifiers.into_iter().flatten().for_each(|changes| modifier(&at, changes, findings));
         if let Some(mirror) = &filter.request_mirror {
             let both = mirror.percent.is_some() && mirror.fraction.is_some();
             let nothing = mirror.percent != Some(0)
@@ -229,6 +217,15 @@ fn all(at: &str, filters: &[Filter], known: &[&str], findings: &mut Findings) {
         {
             findings.invalid(&at, "an origin makes no expression");
         }
+    }
+}
+
+fn modifier(at: &str, modifier: &HeaderFilter, findings: &mut Findings) {
+    let set = modifier.set.iter().chain(&modifier.add);
+    let set = set.map(|h| Edits::default().set([(h.name.as_str(), h.value.as_str())]).err());
+    let removed = modifier.remove.iter().map(|n| Edits::default().remove([n.as_str()]).err());
+    for error in set.chain(removed).flatten() {
+        findings.invalid(at, error.to_string());
     }
 }
 
