@@ -1,0 +1,30 @@
+//! Front: compiled route tables, and the engine that decides about one request.
+//! Never: wire types, backends, sockets. Compiled by `manifest`, asked by `exchange` and `listener`.
+pub mod condition;
+pub mod cors;
+pub mod edit;
+pub mod fault;
+pub mod find;
+pub mod model;
+pub mod redirect;
+pub mod regex;
+pub mod request;
+pub mod retry;
+pub mod rewrite;
+pub mod template;
+
+pub use condition::{ClientMatch, HeaderMatch, Match, PathMatch, QueryMatch, TextMatch};
+pub use cors::{AllowList, Cors, Unmatched};
+pub use edit::{EditError, Edits, HeaderEdits};
+pub use fault::{Abort, AbortStatus, Delay, Fault, GrpcStatus, Percentage};
+pub use find::find;
+pub use model::{
+    Action, BackendRef, Destination, Destinations, DirectResponse, Forward, Kind, Mirror, Missing,
+    PortRoutes, Protocol, Rule, ServiceRoutes, Source, Table, Target, TcpRule, TlsRule,
+};
+pub use redirect::{Redirect, RedirectPort};
+pub use regex::{Regex, RegexError};
+pub use request::{Client, RequestHead};
+pub use retry::{Retry, RetryOn, UnknownRetryOn};
+pub use rewrite::{PathRewrite, Rewrite, Substitution, SubstitutionError};
+pub use template::{Template, TemplateError};
