@@ -278,11 +278,10 @@ impl Record {
             let subset = subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
             format!("inbound-vip|{port}|{kind}{subset}|{host}")
         };
-        let path = |asked: &Asked| asked.uri.path_and_query().map(|path| path.as_str());
         Line {
             start: self.start,
             method: asked.map(|asked| asked.method.as_str()),
-            path: asked.and_then(path),
+            path: asked.and_then(|asked| Some(asked.uri.path_and_query()?.as_str())),
             protocol: asked.map(|asked| protocol(asked.version)),
             code: self.code,
             flags: self.flags.to_string(),
