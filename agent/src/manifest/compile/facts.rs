@@ -97,7 +97,8 @@ impl Facts {
                 | Object::Policy(_)
                 | Object::Peer(_)
                 | Object::Entry(_)
-                | Object::Member(_) => {}
+                | Object::Member(_)
+                | Object::Declared(_) => {}
             }
         }
         for (_, found) in folder.of_kind("Namespace") {
