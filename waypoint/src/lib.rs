@@ -8,6 +8,8 @@ pub mod grpc;
 
 pub mod routing;
 
+pub mod backend;
+
 pub mod outcome;
 
 pub mod body;
@@ -16,7 +18,19 @@ pub mod listener;
 
 pub mod upstream;
 
+pub mod mesh;
 pub mod record;
+
+pub mod attachment;
+pub mod exchange;
+
+pub mod entrance;
+
+pub mod config;
+pub mod dump;
+pub mod operators;
+
+pub mod app;
 
 pub mod admin;
 pub mod connections;

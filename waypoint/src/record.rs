@@ -124,6 +124,7 @@ pub struct Record {
     pub service_time: Option<Duration>,
     /// Everything was said.
     pub whole: bool,
+    forgotten: bool,
 }
 
 impl Telemetry {
@@ -177,6 +178,7 @@ impl Record {
             endpoint: None,
             service_time: None,
             whole: false,
+            forgotten: false,
         }
     }
 
@@ -201,6 +203,11 @@ impl Record {
         if let Some(asked) = &mut self.asked {
             asked.request_id = Some(id.clone());
         }
+    }
+
+    /// There is no such story: somebody else tells it.
+    pub fn forget(mut self) {
+        self.forgotten = true;
     }
 
     /// Who asks whom.
@@ -309,6 +316,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.telemetry.open.fetch_sub(1, Ordering::Relaxed);
+        if self.forgotten {
+            return;
+        }
         if !self.whole && self.flags.is_empty() {
             let drained = self.telemetry.draining.load(Ordering::Relaxed);
             let why = if drained { "drained" } else { "downstream_remote_disconnect" };

@@ -53,8 +53,9 @@ const FOR_PROXIES: [&str; 10] = [
     "x-forwarded-client-cert",
 ];
 
-/// What the endpoint of a request is told beside what the client says.
-pub(super) fn for_endpoint(headers: &mut HeaderMap, timeout: Option<Duration>, random: u128) {
+/// What the endpoint of a request is told beside what the client says. A request that has no id gets the
+/// one that `random` makes.
+pub(super) fn for_endpoint(headers: &mut HeaderMap, scheme: &str, random: u128) {
     let trailers = headers.get(TE).is_some_and(|value| has_word(value, "trailers"));
     forget_connection(headers);
     headers.remove(TE);
@@ -69,8 +70,12 @@ pub(super) fn for_endpoint(headers: &mut HeaderMap, timeout: Option<Duration>, r
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, request_id(random));
     }
-    let http = HeaderValue::from_static("http");
-    headers.entry(FORWARDED_PROTO).or_insert(http);
+    let scheme = if scheme == "https" { "https" } else { "http" };
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+}
+
+/// Tells the endpoint how long it has, and nobody else does.
+pub(super) fn expect(headers: &mut HeaderMap, timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => headers.insert(EXPECTED_TIMEOUT, milliseconds(timeout)),
         None => headers.remove(EXPECTED_TIMEOUT),
@@ -146,7 +151,7 @@ fn forget_connection(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         // What says how long a message is, or whom it is for, is nobody's to remove.
-        .filter(|name| !matches!(name.as_str(), "content-length" | "host" | "te" | "trailer"))
+        .filter(|name: &HeaderName| !matches!(name.as_str(), "content-length" | "host" | "te" | "trailer"))
         .collect();
     for name in named {
         headers.remove(name);
@@ -218,7 +223,8 @@ mod tests {
             ("x-envoy-upstream-rq-timeout-ms", "5"),
             ("x-kept", "1"),
         ]);
-        for_endpoint(&mut headers, Some(Duration::from_secs(3)), 7);
+        for_endpoint(&mut headers, "http", 7);
+        expect(&mut headers, Some(Duration::from_secs(3)));
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(
@@ -241,7 +247,7 @@ mod tests {
         let id = request_id(u128::MAX);
         assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
         let mut headers = map(&[("x-request-id", "mine")]);
-        for_endpoint(&mut headers, None, 7);
+        for_endpoint(&mut headers, "http", 7);
         assert_eq!(headers[REQUEST_ID], "mine");
     }
 

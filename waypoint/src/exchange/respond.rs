@@ -22,11 +22,11 @@ use crate::{
 /// What ends a request that takes too long.
 pub(super) type Expiry = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The body of a response. Its record ends with it.
+/// The body of a response. Its record ends with it, unless somebody else goes on with the story.
 #[derive(Debug)]
 pub struct ResponseBody {
     source: Source,
-    record: Record,
+    record: Option<Record>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn pass(
     record.answered(&head);
     record.whole = body.is_end_stream();
     let source = Source::Endpoint(body, expiry);
-    Response::from_parts(head, ResponseBody { source, record, _place: Some(place) })
+    Response::from_parts(head, ResponseBody { source, record: Some(record), _place: Some(place) })
 }
 
 /// The waypoint's own response, as it is.
@@ -79,7 +79,21 @@ pub(super) fn own(response: Response<Bytes>, mut record: Record) -> Response<Res
     headers::for_client(&mut head.headers, None);
     record.answered(&head);
     record.whole = body.is_empty();
-    Response::from_parts(head, ResponseBody { source: Source::Own(body), record, _place: None })
+    let body = ResponseBody { source: Source::Own(body), record: Some(record), _place: None };
+    Response::from_parts(head, body)
+}
+
+/// The head that an endpoint agrees to another protocol with; what follows is not HTTP.
+pub(super) fn switch(
+    mut head: http::response::Parts,
+    record: &mut Record,
+) -> Response<ResponseBody> {
+    headers::for_client(&mut head.headers, record.service_time);
+    headers::keep_upgrade(&mut head.headers);
+    record.details = Some("via_upstream".into());
+    record.answered(&head);
+    let source = Source::Own(Bytes::new());
+    Response::from_parts(head, ResponseBody { source, record: None, _place: None })
 }
 
 /// The response with which the waypoint refuses; a gRPC client reads it as the end of its call.
@@ -138,16 +152,18 @@ impl ResponseBody {
     }
 
     fn note(&mut self, frame: &Frame<Bytes>) {
+        let Some(record) = &mut self.record else { return };
         if let Some(data) = frame.data_ref() {
-            self.record.sent.pass(data);
+            record.sent.pass(data);
         }
         let trailers: Option<&HeaderMap> = frame.trailers_ref();
-        if let Some(trailers) = trailers.filter(|_| self.record.is_grpc) {
-            self.record.status(trailers);
+        if let Some(trailers) = trailers.filter(|_| record.is_grpc) {
+            record.status(trailers);
         }
     }
 
     fn cut(&mut self, why: &Cut) {
+        let Some(record) = &mut self.record else { return };
         let (flag, details) = match why {
             Cut::Late => (Flag::UpstreamRequestTimeout, "response_timeout"),
             Cut::Endpoint(Failure::Request) => {
@@ -157,8 +173,8 @@ impl ResponseBody {
                 (failure.flag(), "upstream_reset_after_response_started")
             }
         };
-        self.record.flags.add(flag);
-        self.record.details = Some(details.into());
+        record.flags.add(flag);
+        record.details = Some(details.into());
     }
 }
 
@@ -176,8 +192,9 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Err(why))) => self.cut(why),
             Poll::Ready(None) | Poll::Pending => {}
         }
-        if matches!(polled, Poll::Ready(None)) || self.is_end_stream() {
-            self.record.whole = true;
+        let ended = matches!(polled, Poll::Ready(None)) || self.is_end_stream();
+        if let Some(record) = self.record.as_mut().filter(|_| ended) {
+            record.whole = true;
         }
         polled
     }

@@ -1,0 +1,176 @@
+//! Shell: a client in the mesh: its agent's tunnels to the waypoint, and what it says in them.
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use culvert_agent::{
+    hbone::{
+        Authority, ConnectHead, Error, TraceParent, Tunnel,
+        pool::PoolKey,
+    },
+    identity::Credentials,
+};
+use culvert_waypoint::listener::{TunnelStream, serve::Owned};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
+
+use crate::lab::Lab;
+
+pub struct Client<'a> {
+    lab: &'a Lab,
+    own: String,
+    source: IpAddr,
+    credentials: Arc<Credentials>,
+}
+
+/// A response that was read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
+}
+
+impl Answer {
+    /// What a pod says it has seen.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+impl<'a> Client<'a> {
+    pub fn new(lab: &'a Lab, own: &str, host: u8) -> Self {
+        let credentials = lab.credentials(own);
+        Self { lab, own: own.into(), source: lab.address(host), credentials }
+    }
+
+    /// A tunnel to an address and port behind the waypoint.
+    pub async fn tunnel(&self, to: impl Into<SocketAddr>) -> Result<Tunnel, Error> {
+        let head = ConnectHead {
+            authority: Authority::from(to.into()),
+            forwarded: None,
+            baggage: None,
+            trace: TraceParent::new([1, 2, 3]),
+        };
+        self.ask(&head).await
+    }
+
+    pub async fn ask(&self, head: &ConnectHead) -> Result<Tunnel, Error> {
+        let key = PoolKey {
+            own: self.own.parse().expect("an identity"),
+            source: self.source,
+            address: self.lab.waypoint(),
+            expected: vec![Lab::own_identity()],
+        };
+        let (source, waypoint) = (self.source, self.lab.waypoint());
+        let dial = || async move {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((source, 0).into())?;
+            socket.connect(waypoint).await
+        };
+        let opened = self.lab.pool.open(&key, &self.credentials, head, dial).await;
+        opened.map(|opened| opened.tunnel)
+    }
+
+    pub async fn stream(&self, to: impl Into<SocketAddr>) -> TunnelStream {
+        self.tunnel(to).await.expect("a tunnel").into()
+    }
+
+    /// Says `bytes` and hears everything until the end; an end that is none is marked.
+    pub async fn raw(&self, to: impl Into<SocketAddr>, bytes: &[u8]) -> String {
+        let mut stream = self.stream(to).await;
+        stream.write_all(bytes).await.expect("sent");
+        stream.flush().await.expect("sent");
+        let mut heard = Vec::new();
+        let ended = stream.read_to_end(&mut heard).await;
+        let mut text = String::from_utf8_lossy(&heard).into_owned();
+        if let Err(error) = ended {
+            text.push_str(&format!("<{:?}>", error.kind()));
+        }
+        text
+    }
+
+    /// A connection that speaks HTTP/1.1.
+    pub async fn http1<B>(&self, to: impl Into<SocketAddr>) -> http1::SendRequest<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let io = TokioIo::new(self.stream(to).await);
+        let (sender, connection) = http1::handshake(io).await.expect("a connection");
+        self.lab.drain.spawn(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        sender
+    }
+
+    /// A connection that speaks HTTP/2.
+    pub async fn http2<B>(&self, to: impl Into<SocketAddr>) -> http2::SendRequest<B>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let io = TokioIo::new(self.stream(to).await);
+        let begun = http2::handshake(Owned(self.lab.drain.clone()), io).await;
+        let (sender, connection) = begun.expect("a connection");
+        self.lab.drain.spawn(async move {
+            let _ = connection.await;
+        });
+        sender
+    }
+
+    /// One request by HTTP/1.1 on a connection of its own.
+    pub async fn get(&self, to: impl Into<SocketAddr>, path: &str) -> Answer {
+        self.send(to, Request::get(path), "").await
+    }
+
+    pub async fn send(
+        &self,
+        to: impl Into<SocketAddr>,
+        request: http::request::Builder,
+        body: &str,
+    ) -> Answer {
+        let mut sender = self.http1(to).await;
+        let mut request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+        request.headers_mut().entry("host").or_insert_with(|| "cart.shop".parse().expect("a host"));
+        read(sender.send_request(request).await.expect("a response")).await
+    }
+
+    /// One request by HTTP/2 on a connection of its own.
+    pub async fn send2(
+        &self,
+        to: impl Into<SocketAddr>,
+        request: http::request::Builder,
+        body: &str,
+    ) -> Answer {
+        let mut sender = self.http2(to).await;
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+        read(sender.send_request(request).await.expect("a response")).await
+    }
+}
+
+pub async fn read(response: Response<hyper::body::Incoming>) -> Answer {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a whole body");
+    let trailers = body.trailers().cloned();
+    Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers }
+}
