@@ -6,18 +6,22 @@ pub mod edit;
 pub mod fault;
 pub mod find;
 pub mod model;
+mod re2;
 pub mod redirect;
 pub mod regex;
 pub mod request;
 pub mod retry;
 pub mod rewrite;
+pub mod substitution;
 pub mod template;
 
-pub use condition::{ClientMatch, HeaderMatch, Match, PathMatch, QueryMatch, TextMatch};
+pub use condition::{
+    ClientMatch, HeaderMatch, Match, PathMatch, Precedence, QueryMatch, TextMatch,
+};
 pub use cors::{AllowList, Cors, Unmatched};
 pub use edit::{EditError, Edits, HeaderEdits};
 pub use fault::{Abort, AbortStatus, Delay, Fault, GrpcStatus, Percentage};
-pub use find::find;
+pub use find::{Opening, StreamRoute, find, find_stream};
 pub use model::{
     Action, BackendRef, Destination, Destinations, DirectResponse, Forward, Kind, Mirror, Missing,
     PortRoutes, Protocol, Rule, ServiceRoutes, Source, Table, Target, TcpRule, TlsRule,
@@ -26,5 +30,6 @@ pub use redirect::{Redirect, RedirectPort};
 pub use regex::{Regex, RegexError};
 pub use request::{Client, RequestHead};
 pub use retry::{Retry, RetryOn, UnknownRetryOn};
-pub use rewrite::{PathRewrite, Rewrite, Substitution, SubstitutionError};
+pub use rewrite::{PathRewrite, Rewrite, RewriteError};
+pub use substitution::{Substitution, SubstitutionError};
 pub use template::{Template, TemplateError};
