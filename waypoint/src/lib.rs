@@ -10,6 +10,8 @@ pub mod routing;
 
 pub mod backend;
 
+pub mod manifest;
+
 pub mod outcome;
 
 pub mod body;

@@ -1,10 +1,8 @@
 //! Pure: objects that say what waypoints do with requests: kept as they stand, with where they stand.
 //! Never: knows what they mean. The agent passes them on and looks at nothing but their names.
-use std::sync::Arc;
-
 use serde_json::Value;
 
-use super::{documents::lines, objects::Metadata};
+use super::{documents::Lines, objects::Metadata};
 use crate::origin::Origin;
 
 /// The kinds of these objects.
@@ -30,42 +28,39 @@ pub struct Declared {
     pub metadata: Metadata,
     /// The whole object but its metadata.
     pub object: Value,
-    /// File and first line.
-    pub origin: Origin,
-    /// The document that it stands in.
-    document: Arc<str>,
-    /// Which item of a `List` it is.
-    item: Option<usize>,
+    /// Where its document begins.
+    document: Origin,
+    lines: Lines,
 }
 
 impl Declared {
-    /// An object of `kind`. It stands in this document, as such an item of it.
+    /// An object of `kind`, in a document that begins at `origin`.
     ///
     /// # Errors
     /// When it has no name, or metadata that make no sense.
     pub(super) fn new(
         kind: &'static str,
         mut object: Value,
-        origin: &Origin,
-        (document, item): (&Arc<str>, Option<usize>),
+        document: &Origin,
+        lines: Lines,
     ) -> Result<Self, String> {
         let metadata = object.as_object_mut().and_then(|object| object.remove("metadata"));
         let metadata = metadata.ok_or_else(|| format!("{kind} has no `metadata`"))?;
         let metadata: Metadata = serde_json::from_value(metadata)
             .map_err(|error| format!("{kind}: metadata: {error}"))?;
-        let (origin, document) = (origin.clone(), document.clone());
-        Ok(Self { kind, metadata, object, origin, document, item })
+        Ok(Self { kind, metadata, object, document: document.clone(), lines })
+    }
+
+    /// File and first line.
+    pub fn origin(&self) -> Origin {
+        self.place("")
     }
 
     /// Where a field stands, by its JSON pointer (RFC 6901); if it is not there, where the closest
     /// one around it does.
     pub fn place(&self, pointer: &str) -> Origin {
-        let pointer = match self.item {
-            Some(item) => format!("/items/{item}{pointer}"),
-            None => pointer.to_owned(),
-        };
-        let below = lines::line(&self.document, &pointer).unwrap_or(1).saturating_sub(1);
-        Origin { file: self.origin.file.clone(), line: self.origin.line + below }
+        let below = self.lines.line(pointer).saturating_sub(1);
+        Origin { file: self.document.file.clone(), line: self.document.line + below }
     }
 }
 

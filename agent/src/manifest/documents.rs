@@ -1,6 +1,6 @@
 //! Pure: what a folder's files hold, and what remains good of it when one of them breaks.
 //! Never: reads a file.
-pub(super) mod lines;
+mod lines;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +11,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(super) use self::lines::Lines;
 use super::{
     declared::{self, Declared, Name},
     objects::{Head, Object},
@@ -321,11 +322,12 @@ fn read(document: &str, origin: &Origin, file: &mut File) -> Result<(), (u32, St
         ("v1", "List") => {
             let list: Value = yaml(document)?;
             let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-            let text = Arc::from(document);
+            let mut lines = None;
             for (index, item) in items.into_iter().enumerate() {
                 let head: Head = serde_json::from_value(item.clone()).map_err(unplaced)?;
                 if let Some(kind) = declared::kind(&head.api_version, &head.kind) {
-                    declare(Declared::new(kind, item, origin, (&text, Some(index))), origin, file);
+                    let lines = lines.get_or_insert_with(|| Lines::of(document)).item(index);
+                    declare(Declared::new(kind, item, origin, lines), origin, file);
                     continue;
                 }
                 let read = object(&head, |kind| from_value(kind, item));
@@ -335,8 +337,8 @@ fn read(document: &str, origin: &Origin, file: &mut File) -> Result<(), (u32, St
         }
         (version, kind) if let Some(kind) = declared::kind(version, kind) => {
             let object = yaml(document).map_err(|(_, error)| error);
-            let text = Arc::from(document);
-            let read = object.and_then(|object| Declared::new(kind, object, origin, (&text, None)));
+            let lines = Lines::of(document);
+            let read = object.and_then(|object| Declared::new(kind, object, origin, lines));
             declare(read, origin, file);
             Ok(())
         }

@@ -1,5 +1,5 @@
 //! Pure: which line of a YAML document a field stands in.
-//! Never: keeps them: a document is read again when somebody asks.
+//! Never: what stands there.
 use std::{collections::BTreeMap, fmt};
 
 use serde::{
@@ -8,30 +8,59 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
-/// The line of the field at a JSON pointer (RFC 6901), or of the closest one around it that is there.
-/// Counted from one; `None` when the document cannot be read.
-pub(in crate::manifest) fn line(document: &str, pointer: &str) -> Option<u32> {
-    let root: Spanned<Node> =
-        serde_saphyr::from_str_with_options(document, super::options()).ok()?;
-    let (mut at, mut line) = (&root.value, root.referenced.line());
-    for step in pointer.split('/').skip(1) {
-        let step = step.replace("~1", "/").replace("~0", "~");
-        let below = match at {
-            Node::Map(fields) => fields.get(&step),
-            Node::List(items) => step.parse().ok().and_then(|index: usize| items.get(index)),
-            Node::Leaf => None,
-        };
-        let Some((at_line, node)) = below else { break };
-        (at, line) = (node, *at_line);
-    }
-    u32::try_from(line).ok()
+/// The lines of the fields and items of a document, or of a part of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::manifest) struct Lines {
+    /// Where it begins, counted from one at the document's begin.
+    line: u32,
+    node: Node,
 }
 
-/// What a document is made of, and the lines where its fields and items begin.
+impl Lines {
+    /// Those of a document; when it cannot be read, only that it is there.
+    pub(in crate::manifest) fn of(document: &str) -> Self {
+        let root = serde_saphyr::from_str_with_options::<Node>(document, super::options());
+        Self { line: 1, node: root.unwrap_or(Node::Leaf) }
+    }
+
+    /// Those of an item of a `List`.
+    pub(in crate::manifest) fn item(&self, index: usize) -> Self {
+        let items = if let Node::Map(fields) = &self.node { fields.get("items") } else { None };
+        let item = match items {
+            Some(Self { node: Node::List(items), .. }) => items.get(index),
+            Some(_) | None => None,
+        };
+        item.unwrap_or(self).clone()
+    }
+
+    /// The line of the field at a JSON pointer (RFC 6901), or of the closest one around it that is
+    /// there.
+    pub(in crate::manifest) fn line(&self, pointer: &str) -> u32 {
+        let mut at = self;
+        for step in pointer.split('/').skip(1) {
+            let step = step.replace("~1", "/").replace("~0", "~");
+            let below = match &at.node {
+                Node::Map(fields) => fields.get(&step),
+                Node::List(items) => step.parse().ok().and_then(|index: usize| items.get(index)),
+                Node::Leaf => None,
+            };
+            let Some(below) = below else { break };
+            at = below;
+        }
+        at.line
+    }
+}
+
+/// What a document is made of.
+#[derive(Clone, Debug, PartialEq)]
 enum Node {
-    Map(BTreeMap<String, (u64, Node)>),
-    List(Vec<(u64, Node)>),
+    Map(BTreeMap<String, Lines>),
+    List(Vec<Lines>),
     Leaf,
+}
+
+fn number(line: u64) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX)
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -52,7 +81,8 @@ impl<'de> Visitor<'de> for Nodes {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut fields = BTreeMap::new();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
-            fields.insert(key.value, (key.referenced.line(), map.next_value()?));
+            let line = number(key.referenced.line());
+            fields.insert(key.value, Lines { line, node: map.next_value()? });
         }
         Ok(Node::Map(fields))
     }
@@ -60,7 +90,7 @@ impl<'de> Visitor<'de> for Nodes {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
         let mut all = Vec::new();
         while let Some(item) = items.next_element::<Spanned<Node>>()? {
-            all.push((item.referenced.line(), item.value));
+            all.push(Lines { line: number(item.referenced.line()), node: item.value });
         }
         Ok(Node::List(all))
     }
@@ -116,7 +146,7 @@ impl<'de> Visitor<'de> for Nodes {
 
 #[cfg(test)]
 mod tests {
-    use super::line;
+    use super::Lines;
 
     #[test]
     fn fields_items_and_what_is_not_there() {
@@ -134,8 +164,8 @@ mod tests {
             ("/spec/http/9", 3),
             ("/spec/a~1b", 8),
         ] {
-            assert_eq!(line(text, pointer), Some(expected), "{pointer}");
+            assert_eq!(Lines::of(text).line(pointer), expected, "{pointer}");
         }
-        assert_eq!(line("a: [", "/a"), None);
+        assert_eq!(Lines::of("a: [").line("/a"), 1);
     }
 }

@@ -1,0 +1,11 @@
+//! Front: which objects make sense, in Istio's rules and words (`pkg/config/validation`).
+mod connection;
+mod destination_rule;
+mod http;
+mod names;
+mod shadowed;
+mod virtual_service;
+
+pub(super) use destination_rule::destination_rule;
+pub(super) use names::is_dns_label;
+pub(super) use virtual_service::virtual_service;
