@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, watch};
 pub use self::{mirror::Mirrors, respond::ResponseBody};
 use self::{
     asked::Asked,
+    deadline::Limit,
     headers::Upgrade,
     place::Place,
     respond::{Expiry, own, pass, refuse},
@@ -103,8 +104,9 @@ impl Exchange {
             Upgrade::No => None,
             Upgrade::Other => return refuse(&LocalReply::no_upgrade(), record),
         };
+        let limit = Limit::read(&head.headers);
         let body = RequestBody::new(body, record.received.clone());
-        let asked = Asked { head, body, place, client, version };
+        let asked = Asked { head, body, place, client, version, limit };
         match self.decide(&port, asked, &mut record).await {
             Ok(Done::Passed(response, expiry)) => pass(response, expiry, record, room),
             Ok(Done::Own(response)) => own(response, record),
@@ -161,8 +163,7 @@ impl Exchange {
         let destination = forward.destinations.draw(rand::random());
         let destination = destination.ok_or_else(LocalReply::no_backend)?;
         let (to, backend) = self.endpoint(mesh, destination, record)?;
-        let timeout = deadline::timeout(forward.timeout, &asked.head.headers);
-        let timeout = timeout.filter(|_| asked.client.is_none());
+        let timeout = asked.limit.with(forward.timeout).filter(|_| asked.client.is_none());
         headers::expect(&mut asked.head.headers, timeout);
         let _ = rule;
         asked.rewrite(forward)?;

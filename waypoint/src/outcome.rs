@@ -200,6 +200,8 @@ pub struct LocalReply {
     pub transport_failure: Option<String>,
 }
 
+const UPGRADE_FAILED: &str = "upgrade_failed";
+
 impl LocalReply {
     /// An answer with these words.
     pub fn new(
@@ -257,7 +259,7 @@ impl LocalReply {
 
     /// An upgrade that nobody allowed.
     pub fn no_upgrade() -> Self {
-        Self::new(StatusCode::FORBIDDEN, None, "upgrade_failed", "")
+        Self::new(StatusCode::FORBIDDEN, None, UPGRADE_FAILED, "")
     }
 
     /// What an attempt that failed comes to when it is the last one.
@@ -290,6 +292,12 @@ impl LocalReply {
             grpc: None,
             transport_failure: transport_failure.then(|| failure.to_string()),
         }
+    }
+
+    /// Whether a connection of HTTP/1 ends with it: what its client meant may be something else than
+    /// what was read.
+    pub fn is_last(&self) -> bool {
+        self.flag == Some(Flag::DownstreamProtocolError) || self.details == UPGRADE_FAILED
     }
 
     /// Whether the client may take it for a sign of too much load (`x-envoy-overloaded`).

@@ -215,6 +215,11 @@ impl Record {
         &self.session
     }
 
+    /// Whether its client speaks HTTP/1.
+    pub fn is_http1(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.version < Version::HTTP_2)
+    }
+
     /// How long it has taken so far.
     pub fn elapsed(&self) -> Duration {
         clock::now().saturating_duration_since(self.began)

@@ -9,7 +9,7 @@ use http::{
 };
 use hyper::upgrade::OnUpgrade;
 
-use super::{headers, mirror::shadow, place::Place};
+use super::{deadline::Limit, headers, mirror::shadow, place::Place};
 use crate::{
     body::RequestBody,
     listener::Version,
@@ -27,6 +27,8 @@ pub(super) struct Asked {
     pub(super) client: Option<OnUpgrade>,
     /// What its client speaks.
     pub(super) version: Version,
+    /// What its client says of its time.
+    pub(super) limit: Limit,
 }
 
 impl Asked {

@@ -7,16 +7,32 @@ use http::HeaderMap;
 use super::headers::TIMEOUT;
 use crate::grpc;
 
-/// The time that all tries of a request have together, from its end: what the client says, else the
-/// rule; and a gRPC call no more than its own deadline. `None` for ever.
-pub(super) fn timeout(rule: Option<Duration>, headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok();
-    let asked = text(TIMEOUT).and_then(|text| text.parse().ok()).map(Duration::from_millis);
-    let call = text(grpc::TIMEOUT).filter(|_| grpc::is_grpc(headers)).and_then(grpc::timeout);
-    let own = asked.or(rule).filter(|time| !time.is_zero());
-    match (own, call) {
-        (Some(own), Some(call)) => Some(own.min(call)),
-        (own, call) => own.or(call),
+/// What a client says of the time that its request has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limit {
+    /// In place of what the rule says; zero for ever.
+    asked: Option<Duration>,
+    /// The deadline of a gRPC call.
+    call: Option<Duration>,
+}
+
+impl Limit {
+    /// Reads it out of a request's headers.
+    pub(super) fn read(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        let asked = text(TIMEOUT).and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        let call = text(grpc::TIMEOUT).filter(|_| grpc::is_grpc(headers)).and_then(grpc::timeout);
+        Self { asked, call }
+    }
+
+    /// The time that all tries of the request have together, from its end: what the client says, else
+    /// the rule; and a gRPC call no more than its own deadline. `None` for ever.
+    pub(super) fn with(self, rule: Option<Duration>) -> Option<Duration> {
+        let own = self.asked.or(rule).filter(|time| !time.is_zero());
+        match (own, self.call) {
+            (Some(own), Some(call)) => Some(own.min(call)),
+            (own, call) => own.or(call),
+        }
     }
 }
 
@@ -48,7 +64,8 @@ mod tests {
                     headers.insert(name, HeaderValue::from_static(value));
                 }
             }
-            assert_eq!(timeout(rule.map(seconds), &headers), expected, "{asked} {call}");
+            let timeout = Limit::read(&headers).with(rule.map(seconds));
+            assert_eq!(timeout, expected, "{asked} {call}");
         }
     }
 }

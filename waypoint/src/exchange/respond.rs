@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{CONNECTION, CONTENT_TYPE},
+};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -106,7 +109,12 @@ pub(super) fn refuse(reply: &LocalReply, mut record: Record) -> Response<Respons
     if reply.is_overload() {
         response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
     }
-    own(response, record)
+    let is_last = reply.is_last() && record.is_http1();
+    let mut response = own(response, record);
+    if is_last {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn plain(reply: &LocalReply) -> Response<Bytes> {

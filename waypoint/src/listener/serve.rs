@@ -97,6 +97,7 @@ where
     });
     let connection = http1::Builder::new()
         .max_buf_size(LONGEST_HEAD)
+        .max_header_size(LONGEST_HEAD)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(paced), service)
         .with_upgrades();

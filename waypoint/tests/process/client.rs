@@ -2,6 +2,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,6 +26,9 @@ use tokio::{
 };
 
 use crate::lab::Lab;
+
+/// How long an end is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 pub struct Client<'a> {
     lab: &'a Lab,
@@ -101,10 +105,12 @@ impl<'a> Client<'a> {
         stream.write_all(bytes).await.expect("sent");
         stream.flush().await.expect("sent");
         let mut heard = Vec::new();
-        let ended = stream.read_to_end(&mut heard).await;
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut heard)).await;
         let mut text = String::from_utf8_lossy(&heard).into_owned();
-        if let Err(error) = ended {
-            text.push_str(&format!("<{:?}>", error.kind()));
+        match ended {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => text.push_str(&format!("<{:?}>", error.kind())),
+            Err(_) => text.push_str("<silence>"),
         }
         text
     }
@@ -173,4 +179,38 @@ pub async fn read(response: Response<hyper::body::Incoming>) -> Answer {
     let body = body.collect().await.expect("a whole body");
     let trailers = body.trailers().cloned();
     Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers }
+}
+
+impl Client<'_> {
+    /// The same with other certificates.
+    pub fn with(self, credentials: Arc<Credentials>) -> Self {
+        Self { credentials, ..self }
+    }
+
+    /// Says `bytes` as HTTP/2 and hears frames until the end: kind and stream.
+    pub async fn raw2(&self, to: impl Into<SocketAddr>, bytes: &[u8]) -> Vec<(u8, u32)> {
+        let (mut read, mut write) = tokio::io::split(self.stream(to).await);
+        let mut heard = Vec::new();
+        // The other side may be gone before all of it is said.
+        let said = async {
+            let _ = write.write_all(bytes).await;
+            let _ = write.flush().await;
+        };
+        let listened = async {
+            let _ = read.read_to_end(&mut heard).await;
+        };
+        let both = async { tokio::join!(said, listened) };
+        let _ = tokio::time::timeout(PATIENCE, both).await;
+        frames(&heard)
+    }
+}
+
+fn frames(mut bytes: &[u8]) -> Vec<(u8, u32)> {
+    let mut frames = Vec::new();
+    while let [a, b, c, kind, _, s1, s2, s3, s4, ..] = *bytes {
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        frames.push((kind, u32::from_be_bytes([s1, s2, s3, s4])));
+        bytes = bytes.get(9 + length..).unwrap_or_default();
+    }
+    frames
 }
