@@ -202,7 +202,7 @@ fn joined(name: &HeaderName, headers: &HeaderMap) -> Option<String> {
 
 impl QueryMatch {
     fn holds(&self, query: Option<&str>) -> bool {
-        let mut parameters = query.into_iter().flat_map(|query| query.split('&'));
+        let parameters = query.into_iter().flat_map(|query| query.split('&'));
         parameters
             .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
             .find(|(name, _)| *name == &*self.name)

@@ -237,7 +237,7 @@ impl Destinations {
         if let [only] = self.list.as_slice() {
             return Some(only);
         }
-        let mut left = u128::from(number) * u128::from(self.total) >> u32::BITS;
+        let mut left = (u128::from(number) * u128::from(self.total)) >> u32::BITS;
         self.list.iter().find(|destination| {
             let weight = u128::from(destination.weight);
             let found = left < weight;

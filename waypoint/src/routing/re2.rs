@@ -7,6 +7,12 @@ use super::regex::RegexError;
 /// The most repetitions that RE2 lets an expression count.
 const MAX_REPEAT: u32 = 1000;
 
+/// The names in `[[:name:]]`.
+const CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
+    "space", "upper", "word", "xdigit",
+];
+
 /// Translates an expression. What both read alike passes unchanged, faults in it included: the `regex`
 /// crate names them.
 ///
@@ -229,6 +235,9 @@ fn class<'t>(text: &'t str, out: &mut String) -> Result<&'t str, RegexError> {
         if rest.starts_with("[:")
             && let Some((name, after)) = rest.split_once(":]")
         {
+            if !CLASSES.contains(&name.trim_start_matches("[:").trim_start_matches('^')) {
+                return Err(unknown(&format!("{name}:]")));
+            }
             out.push_str(name);
             out.push_str(":]");
             rest = after;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use culvert_agent::identity::Identity;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Version, header::CONTENT_TYPE};
 
 /// The head of one request.
 #[derive(Clone, Copy, Debug)]
@@ -39,4 +39,21 @@ pub struct Client<'a> {
     pub namespace: Option<&'a str>,
     /// The labels of the workload at its address that has that identity.
     pub labels: &'a BTreeMap<String, String>,
+}
+
+impl RequestHead<'_> {
+    /// Path and query.
+    pub fn target(&self) -> String {
+        match self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.to_owned(),
+        }
+    }
+
+    /// Whether this is a call of gRPC, by its content type.
+    pub fn is_grpc(&self) -> bool {
+        let kind = self.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    }
 }

@@ -63,18 +63,21 @@ impl Substitution {
             let whole = found.get(0)?;
             out.push_str(text.get(copied..whole.start())?);
             copied = whole.end();
-            for part in &self.parts {
-                out.push_str(match part {
-                    Part::Text(text) => text,
-                    Part::Group(group) => found.get(*group).map_or("", |group| group.as_str()),
-                });
-            }
-            if out.len() > limit {
-                return None;
-            }
+            self.write(&found, limit, &mut out)?;
         }
         out.push_str(text.get(copied..)?);
         (out.len() <= limit).then_some(out)
+    }
+
+    /// Writes what stands in place of one match; `None` when `out` gets longer than `limit` bytes.
+    fn write(&self, found: &::regex::Captures<'_>, limit: usize, out: &mut String) -> Option<()> {
+        self.parts.iter().try_for_each(|part| {
+            out.push_str(match part {
+                Part::Text(text) => text,
+                Part::Group(group) => found.get(*group).map_or("", |group| group.as_str()),
+            });
+            (out.len() <= limit).then_some(())
+        })
     }
 }
 
@@ -147,6 +150,7 @@ mod tests {
     fn results_are_bounded() {
         assert_eq!(replaced("", "0123456789", "abcdefghi"), None);
         assert_eq!(replaced("x", "", &"a".repeat(41)), None);
+        assert_eq!(replaced("a+", &r"\0".repeat(4000), &"a".repeat(30)), None);
     }
 
     #[test]
