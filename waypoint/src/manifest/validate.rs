@@ -3,9 +3,10 @@ mod connection;
 mod destination_rule;
 mod http;
 mod names;
+mod route;
 mod shadowed;
 mod virtual_service;
 
 pub(super) use destination_rule::destination_rule;
-pub(super) use names::is_dns_label;
+pub(super) use route::route;
 pub(super) use virtual_service::virtual_service;
