@@ -14,6 +14,7 @@ use std::{
 use anyhow::Context;
 use culvert_agent::{
     clock,
+    discovery::{Snapshot, WaypointDestination},
     drain::Drain,
     hbone::{
         Baggage,
@@ -35,6 +36,7 @@ use crate::{
     config::{AccessFormat, Config, Format},
     entrance::Entrance,
     exchange::{Exchange, Mirrors},
+    manifest as routes,
     mesh::Mesh,
     operators::Operators,
     record::{self, Telemetry},
@@ -77,15 +79,11 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let (connections, background) = (Drain::default(), Drain::default());
     let (identity, keeper) = certificates(&config, &background)?;
     let lease = keeper.hold(&identity);
-    let mesh = mesh(&config, &background).await?;
+    let mesh = mesh(&config, address, &background).await?;
     let telemetry = telemetry(&config, &logging);
     let baggage = baggage(&config);
-    let own = Own {
-        identity,
-        lease: lease.clone(),
-        address: Some(address),
-        baggage: baggage.clone(),
-    };
+    let own =
+        Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage.clone() };
     let limits =
         PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
     let pool = Pool::new(limits, background.clone());
@@ -145,6 +143,7 @@ fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity
 /// The folder, compiled: each change of it comes whole.
 async fn mesh(
     config: &Config,
+    address: IpAddr,
     background: &Drain,
 ) -> anyhow::Result<watch::Receiver<Arc<Mesh>>> {
     let settings = manifest::Settings {
@@ -154,18 +153,48 @@ async fn mesh(
         root_namespace: config.root_namespace.clone(),
     };
     let (mut compiler, mut known) = (Compiler::new(settings), Known::default());
+    let (gateway, mut called) = (gateway(config, address), Vec::new());
+    let mut settings = route_settings(config);
+    let mut routes = routes::Compiler::new(settings.clone());
     let make = move |folder: &Folder, changes: &Changes| {
         let snapshot = compiler.apply(folder, changes);
-        known.report(snapshot.problems());
+        let names = names(&snapshot, &gateway);
+        if names != called {
+            called.clone_from(&names);
+            settings.waypoint =
+                settings.waypoint.take().map(|w| routes::Waypoint { destinations: names, ..w });
+            routes = routes::Compiler::new(settings.clone());
+        }
+        let routes::Compiled { table, backends, problems } =
+            routes.apply(folder, changes, &snapshot);
+        let problems = [snapshot.problems(), &problems].concat();
+        known.report(&problems);
         tracing::info!(
             workloads = snapshot.workloads().len(),
             services = snapshot.count_services(),
-            problems = snapshot.problems().len(),
+            problems = problems.len(),
             "manifests read"
         );
-        Mesh { snapshot, ..Mesh::default() }
+        Mesh { snapshot, table, backends, problems }
     };
     Ok(manifest::follow(&config.manifests.directory, background, make).await?)
+}
+
+fn route_settings(config: &Config) -> routes::Settings {
+    let namespace = config.namespace.clone();
+    routes::Settings {
+        cluster_domain: config.cluster_domain.clone(),
+        root_namespace: config.root_namespace.clone(),
+        waypoint: Some(routes::Waypoint { namespace, destinations: Vec::new() }),
+    }
+}
+
+/// What services call this waypoint: its service's name and addresses, or its own address.
+fn names(snapshot: &Snapshot, gateway: &Gateway) -> Vec<WaypointDestination> {
+    let service = snapshot.service_named(&gateway.host);
+    let vips = service.into_iter().flat_map(|service| service.vips.iter().copied());
+    let addresses = vips.chain([gateway.address]).map(WaypointDestination::Address);
+    addresses.chain([WaypointDestination::Host(gateway.host.clone())]).collect()
 }
 
 fn telemetry(config: &Config, logging: &Logging) -> Arc<Telemetry> {

@@ -117,10 +117,8 @@ mod tests {
         let mut folder = Folder::default();
         folder.update(BTreeMap::from([("m.yaml".into(), Ok(MESH.into()))]));
         let snapshot = compile(&folder, &Settings::default());
-        let own = |host: &str, address: [u8; 4]| Gateway {
-            host: host.into(),
-            address: address.into(),
-        };
+        let own =
+            |host: &str, address: [u8; 4]| Gateway { host: host.into(), address: address.into() };
         let services = own("waypoint.shop.svc.cluster.local", [10, 0, 0, 8]);
         let pods = own("pods.shop.svc.cluster.local", [10, 0, 0, 9]);
         for (gateway, dialled, served) in [

@@ -392,7 +392,9 @@ mod tests {
             (own.into(), "manifests.directory"),
             (format!("{own}[manifests]\ndirectory = \"/m\"\n[ca]\nttl = \"1s\""), "ca.ttl"),
             (
-                format!("{own}[manifests]\ndirectory = \"/m\"\n[listen]\nadmin = \"0.0.0.0:15000\""),
+                format!(
+                    "{own}[manifests]\ndirectory = \"/m\"\n[listen]\nadmin = \"0.0.0.0:15000\""
+                ),
                 "loopback",
             ),
         ] {

@@ -2,11 +2,7 @@
 //! Never: parses, touches a socket; serves what is not attached to this waypoint.
 mod opaque;
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert_agent::{
     drain::Drain,
@@ -191,15 +187,14 @@ fn port(mesh: &Mesh, target: &Target, dialled: SocketAddr) -> Port {
         Target::Service(service) => {
             let (host, number) = (service.hostname.clone(), dialled.port());
             let routes = mesh.table.port(&host, number);
-            let backend = crate::routing::BackendRef { host: host.clone(), port: number, subset: None };
+            let backend =
+                crate::routing::BackendRef { host: host.clone(), port: number, subset: None };
             let protocol = routes.map_or_else(|| mesh.protocol(&backend), |routes| routes.protocol);
             Port { host, number, protocol }
         }
-        Target::Workload(workload) => Port {
-            host: workload.uid.clone(),
-            number: dialled.port(),
-            protocol: Protocol::Unknown,
-        },
+        Target::Workload(workload) => {
+            Port { host: workload.uid.clone(), number: dialled.port(), protocol: Protocol::Unknown }
+        }
     }
 }
 

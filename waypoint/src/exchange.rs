@@ -1,7 +1,6 @@
 //! Story: one request from its head to the end of its response.
 //! Never: parses, touches a socket.
 pub(crate) mod asked;
-mod deadline;
 mod headers;
 mod mirror;
 mod place;
@@ -9,6 +8,7 @@ mod respond;
 mod upgrade;
 
 use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,32 +16,28 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use culvert_agent::{clock, drain::Drain};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::sync::{Semaphore, watch};
 
-pub use self::{mirror::Mirrors, respond::ResponseBody};
 use self::{
     asked::Asked,
-    deadline::Limit,
     headers::Upgrade,
     place::Place,
-    respond::{Expiry, own, pass, refuse},
+    respond::{Expiry, answered, pass, refuse},
 };
+pub use self::{mirror::Mirrors, respond::ResponseBody};
 use crate::{
     backend::{self, Backend},
     body::{Meter, RequestBody},
     grpc,
     listener::Version,
-    mesh::{Mesh, Nobody},
+    mesh::Mesh,
     outcome::{Failure, Flag, LocalReply},
     path::Normalisation,
     record::{Record, Session, Telemetry},
-    routing::{
-        Action, BackendRef, Destination, Fault, Forward, Missing, PortRoutes, Protocol, Rule, Target, TcpRule,
-    },
+    routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule},
     upstream::{AnswerBody, To, Upstream},
 };
 
@@ -73,7 +69,7 @@ enum Done {
     /// The endpoint's response, until when it must be over.
     Passed(Response<AnswerBody>, Option<Expiry>),
     /// The waypoint's own.
-    Own(Response<Bytes>),
+    Own(Answer),
     /// Both sides agreed to speak something else.
     Switched(Response<AnswerBody>, OnUpgrade),
 }
@@ -104,12 +100,13 @@ impl Exchange {
             Upgrade::No => None,
             Upgrade::Other => return refuse(&LocalReply::no_upgrade(), record),
         };
-        let limit = Limit::read(&head.headers);
+        headers::complete(&mut head.headers, place.scheme, rand::random());
+        record.set_request_id(&head.headers);
         let body = RequestBody::new(body, record.received.clone());
-        let asked = Asked { head, body, place, client, version, limit };
+        let asked = Asked { head, body, place, client, version };
         match self.decide(&port, asked, &mut record).await {
             Ok(Done::Passed(response, expiry)) => pass(response, expiry, record, room),
-            Ok(Done::Own(response)) => own(response, record),
+            Ok(Done::Own(answer)) => answered(answer, record),
             Ok(Done::Switched(response, client)) => {
                 upgrade::join(response, client, record, &self.drain)
             }
@@ -117,66 +114,54 @@ impl Exchange {
         }
     }
 
-    /// Finds the rule, and does what it says.
+    /// Does what the rule says.
     async fn decide(
         &self,
         port: &Port,
-        mut asked: Asked,
+        asked: Asked,
         record: &mut Record,
     ) -> Result<Done, LocalReply> {
         let mesh = self.mesh.borrow().clone();
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
         let session = record.session().clone();
-        let rule = asked.rule(routes, &session).ok_or_else(LocalReply::no_route)?;
-        record.route = Some(rule.name.clone()).filter(|name| !name.is_empty());
-        if let Some(fault) = &rule.fault {
-            inject(fault, record).await?;
+        let decision = asked.decide(routes, &session, &mut rand::random);
+        let name = decision.rule.map(|rule| rule.name.clone());
+        record.route = name.filter(|name| !name.is_empty());
+        if let Some(delay) = decision.delay {
+            record.flags.add(Flag::DelayInjected);
+            tokio::time::sleep(delay).await;
         }
-        headers::for_endpoint(&mut asked.head.headers, asked.place.scheme, rand::random());
-        if let Some(id) = asked.head.headers.get(crate::record::REQUEST_ID) {
-            record.set_request_id(id);
-        }
-        match &rule.action {
-            Action::Redirect(_) => Err(LocalReply::no_route()),
-            Action::Direct(direct) => {
-                record.details = Some("direct_response".into());
-                let mut response = Response::new(direct.body.clone());
-                *response.status_mut() = direct.status;
-                Ok(Done::Own(response))
-            }
-            Action::Forward(forward) => {
-                let routed = Routed { mesh: &mesh, rule, forward };
-                self.forward(&routed, asked, record).await
-            }
+        match decision.step {
+            Step::Answer(answer) => Ok(Done::Own(answer)),
+            Step::Forward(onward) => self.forward(&mesh, &onward, asked, record).await,
         }
     }
 
-    /// Sends it to one of the rule's destinations.
+    /// Sends it where the rule says.
     async fn forward(
         &self,
-        routed: &Routed<'_>,
+        mesh: &Mesh,
+        onward: &Onward<'_>,
         mut asked: Asked,
         record: &mut Record,
     ) -> Result<Done, LocalReply> {
-        let Routed { mesh, rule, forward } = routed;
-        let destination = forward.destinations.draw(rand::random());
-        let destination = destination.ok_or_else(LocalReply::no_backend)?;
-        let (to, backend) = self.endpoint(mesh, destination, record)?;
-        let timeout = asked.limit.with(forward.timeout).filter(|_| asked.client.is_none());
-        headers::expect(&mut asked.head.headers, timeout);
-        let _ = rule;
-        asked.rewrite(forward)?;
+        let (to, backend) = self.endpoint(mesh, onward.backend, record)?;
+        asked.change(onward)?;
         let version = version(mesh, &backend, &asked);
-        self.mirror(mesh, forward, &mut asked);
-        let expiry = timeout.map(|timeout| expiry(record.received.clone(), timeout));
+        self.mirror(mesh, onward, &mut asked);
         let client = asked.client.take();
+        // A websocket may last.
+        let timeout = onward.timeouts.request.filter(|_| client.is_none());
+        let expiry = timeout.map(|timeout| expiry(record.received.clone(), timeout));
         let request = asked.into_request(version, client.is_some())?;
         let sent = clock::now();
-        let (answer, expiry) = self.send(&to, version, request, expiry).await?;
+        let (mut answer, expiry) = self.send(&to, version, request, expiry).await?;
         record.service_time = Some(clock::now().saturating_duration_since(sent));
+        let status = answer.status();
+        onward.response.apply(Some(status), answer.headers_mut());
         match client {
-            Some(client) if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+            Some(client) if status == StatusCode::SWITCHING_PROTOCOLS => {
                 Ok(Done::Switched(answer, client))
             }
             Some(_) | None => Ok(Done::Passed(answer, expiry)),
@@ -186,21 +171,12 @@ impl Exchange {
     fn endpoint(
         &self,
         mesh: &Mesh,
-        destination: &Destination,
+        reference: &Arc<BackendRef>,
         record: &mut Record,
     ) -> Result<(To, Backend), LocalReply> {
-        let reference = match &destination.target {
-            Target::Backend(reference) => reference,
-            Target::Missing(Missing::Cluster(_)) => return Err(LocalReply::no_cluster()),
-            Target::Missing(Missing::Backend(_)) => return Err(LocalReply::no_backend()),
-        };
         record.backend = Some(reference.clone());
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let picked = mesh.pick(reference, record.session().dialled, turn);
-        let (to, backend) = picked.map_err(|nobody| match nobody {
-            Nobody::Unknown => LocalReply::no_cluster(),
-            Nobody::NotReady => LocalReply::no_healthy_upstream(),
-        })?;
+        let (to, backend) = mesh.pick(reference, record.session().dialled, turn)?;
         record.destination.clone_from(&to.workload);
         record.endpoint = Some(to.at);
         Ok((to, backend))
@@ -229,34 +205,22 @@ impl Exchange {
     }
 
     /// Sends copies to the rule's mirrors.
-    fn mirror(&self, mesh: &Mesh, forward: &Forward, asked: &mut Asked) {
-        for mirror in &forward.mirrors {
-            let Target::Backend(reference) = &mirror.target else { continue };
+    fn mirror(&self, mesh: &Mesh, onward: &Onward<'_>, asked: &mut Asked) {
+        for reference in &onward.mirrors {
             let turn = self.turn.load(Ordering::Relaxed);
-            let dialled = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-            if !mirror.share.hits(rand::random()) {
-                continue;
-            }
-            let (Ok((to, backend)), Some(room)) =
-                (mesh.pick(reference, dialled, turn), self.mirrors.room())
-            else {
-                continue;
-            };
+            let Ok((to, backend)) = mesh.pick(reference, NOWHERE, turn) else { continue };
+            let Some(room) = self.mirrors.room() else { return };
             let version = version(mesh, &backend, asked);
             let Some(copy) = asked.copy(version) else { continue };
-            let upstream = self.upstream.clone();
-            let within = (forward.timeout, room);
-            self.background.spawn(mirror::send(upstream, to, version, copy, within));
+            let within = (onward.timeouts.request, room);
+            let sending = mirror::send(self.upstream.clone(), to, version, copy, within);
+            self.background.spawn(sending);
         }
     }
 }
 
-/// A rule that was found, and where.
-struct Routed<'a> {
-    mesh: &'a Mesh,
-    rule: &'a Rule,
-    forward: &'a Forward,
-}
+/// What a mirror's client dialled.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The port that a session is to.
 #[derive(Clone, Debug)]
@@ -281,15 +245,6 @@ impl Port {
             tcp: vec![TcpRule::default_route(backend)],
         }
     }
-}
-
-/// Fails on purpose: a pause, an answer, or both.
-async fn inject(fault: &Fault, record: &mut Record) -> Result<(), LocalReply> {
-    if let Some(delay) = fault.delay.as_ref().filter(|delay| delay.share.hits(rand::random())) {
-        record.flags.add(Flag::DelayInjected);
-        tokio::time::sleep(delay.length).await;
-    }
-    Ok(())
 }
 
 /// Over when the time is that a request has from its end.

@@ -1,12 +1,8 @@
-//! Pure: what of gRPC a proxy must know: deadlines, statuses, messages
+//! Pure: what of gRPC a proxy must know: statuses and messages
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 //! Never: a message's content.
-use std::time::Duration;
-
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 
-/// The header that names a call's deadline.
-pub const TIMEOUT: &str = "grpc-timeout";
 /// The header, or trailer, with a call's status.
 pub const STATUS: &str = "grpc-status";
 /// The header, or trailer, that explains it.
@@ -22,22 +18,6 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map_or(b"".as_slice(), HeaderValue::as_bytes);
     kind.strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-/// A deadline: at most eight digits, and a unit. `None` for what is none.
-pub fn timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    let number: u64 = digits.parse().ok().filter(|_| is_number)?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
 }
 
 /// The status that a call has when HTTP has this one
@@ -104,23 +84,6 @@ impl Messages {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn deadlines_have_a_unit() {
-        for (text, expected) in [
-            ("1S", Some(Duration::from_secs(1))),
-            ("100m", Some(Duration::from_millis(100))),
-            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
-            ("999999999S", None),
-            ("S", None),
-            ("", None),
-            ("-1S", None),
-            ("1s", None),
-            ("1\u{20ac}", None),
-        ] {
-            assert_eq!(timeout(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn messages_are_counted_however_they_are_cut() {

@@ -4,11 +4,13 @@ use std::{net::IpAddr, net::SocketAddr, sync::Arc};
 
 use culvert_agent::{
     discovery::{Protocol, Snapshot, Speech, Workload},
+    origin::Problem,
     route::{Choice, unmeshed_hop},
 };
 
 use crate::{
     backend::{Backend, Backends, Endpoint, endpoints},
+    outcome::LocalReply,
     routing::{self, BackendRef, Table},
     upstream::To,
 };
@@ -19,9 +21,11 @@ pub struct Mesh {
     /// Workloads and services.
     pub snapshot: Snapshot,
     /// Where requests go.
-    pub table: Table,
+    pub table: Arc<Table>,
     /// How backends are called.
-    pub backends: Backends,
+    pub backends: Arc<Backends>,
+    /// What is wrong with what was declared.
+    pub problems: Vec<Problem>,
 }
 
 /// Why nobody takes a request.
@@ -31,6 +35,15 @@ pub enum Nobody {
     Unknown,
     /// None of its endpoints is ready.
     NotReady,
+}
+
+impl From<Nobody> for LocalReply {
+    fn from(nobody: Nobody) -> Self {
+        match nobody {
+            Nobody::Unknown => Self::no_cluster(),
+            Nobody::NotReady => Self::no_healthy_upstream(),
+        }
+    }
 }
 
 impl Mesh {

@@ -13,15 +13,16 @@ use culvert_agent::{
     clock,
     drain::Drain,
     identity::Keeper,
+    origin::Problem,
     telemetry::{
-        admin::{self, Answer, json, text},
+        admin::{self, Answer, text},
         dump::{View, dump},
         logging::Logging,
     },
 };
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -88,7 +89,7 @@ impl Operators {
     fn answer(&self, path: &str, method: &Method, query: Option<&str>) -> Answer {
         match (path, method) {
             ("/", _) => text(StatusCode::OK, INDEX.into()),
-            ("/config_dump", _) => json(&self.dump()),
+            ("/config_dump", _) => admin::json(&self.dump()),
             ("/stats/prometheus", _) => prometheus(self.metrics()),
             ("/logging", &Method::POST) => self.level(query.unwrap_or_default()),
             ("/quitquitquit", &Method::POST) => {
@@ -113,6 +114,8 @@ impl Operators {
             now: clock::now(),
         });
         value["routes"] = routes(&mesh.table);
+        let problem = |of: &Problem| json!({ "at": of.origin.to_string(), "text": of.text });
+        value["problems"] = mesh.problems.iter().map(problem).collect();
         value["version"]["component"] = "culvert-waypoint".into();
         value
     }

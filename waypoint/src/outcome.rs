@@ -245,12 +245,6 @@ impl LocalReply {
         Self { grpc, ..Self::new(status, Some(flag), words.0, words.1) }
     }
 
-    /// Failed on purpose.
-    pub fn fault(status: StatusCode, grpc: Option<u8>) -> Self {
-        let words = ("fault_filter_abort", "fault filter abort");
-        Self { grpc, ..Self::new(status, Some(Flag::FaultInjected), words.0, words.1) }
-    }
-
     /// The client does not keep to HTTP.
     pub fn bad_request(details: &'static str) -> Self {
         let flag = Some(Flag::DownstreamProtocolError);
@@ -276,10 +270,8 @@ impl LocalReply {
             | Failure::Overflow => StatusCode::SERVICE_UNAVAILABLE,
         };
         let text = failure.text();
-        let transport_failure = matches!(
-            failure,
-            Failure::Connect(_) | Failure::ConnectTimeout | Failure::Denied
-        );
+        let transport_failure =
+            matches!(failure, Failure::Connect(_) | Failure::ConnectTimeout | Failure::Denied);
         Self {
             status,
             flag: Some(failure.flag()),

@@ -199,9 +199,9 @@ impl Record {
     }
 
     /// The id that it goes by.
-    pub fn set_request_id(&mut self, id: &HeaderValue) {
+    pub fn set_request_id(&mut self, headers: &HeaderMap) {
         if let Some(asked) = &mut self.asked {
-            asked.request_id = Some(id.clone());
+            asked.request_id = headers.get(REQUEST_ID).cloned();
         }
     }
 

@@ -185,10 +185,7 @@ impl Upstream {
         };
         let head = ConnectHead {
             authority: Authority::from(to.at),
-            forwarded: Some(Forwarded {
-                client: None,
-                host: Some(to.backend.host.to_string()),
-            }),
+            forwarded: Some(Forwarded { client: None, host: Some(to.backend.host.to_string()) }),
             baggage: Some(own.baggage.clone()),
             trace: TraceParent::new(rand::random()),
         };

@@ -14,7 +14,6 @@ use crate::{
         serve::HEAD_TIMEOUT,
         sniff::Guess,
     },
-    mesh::Nobody,
     outcome::{Flag, LocalReply},
     record::{Record, Session},
     routing::{self, Missing, Target, find_stream},
@@ -130,11 +129,7 @@ impl Entrance {
         };
         record.backend = Some(reference.clone());
         let turn = self.exchange.turn.fetch_add(1, Ordering::Relaxed);
-        let picked = mesh.pick(reference, session.dialled, turn);
-        let (to, _) = picked.map_err(|nobody| match nobody {
-            Nobody::Unknown => LocalReply::no_cluster(),
-            Nobody::NotReady => LocalReply::no_healthy_upstream(),
-        })?;
+        let (to, _) = mesh.pick(reference, session.dialled, turn)?;
         record.destination.clone_from(&to.workload);
         record.endpoint = Some(to.at);
         Ok(to)

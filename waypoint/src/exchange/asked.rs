@@ -1,4 +1,4 @@
-//! Pure: a request between its client and its endpoint: which rule it is of, and what it goes on as.
+//! Pure: a request between its client and its endpoint: what rules see of it, and what it goes on as.
 //! Never: sends it.
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use http::{
 };
 use hyper::upgrade::OnUpgrade;
 
-use super::{deadline::Limit, headers, mirror::shadow, place::Place};
+use super::{headers, place::Place};
 use crate::{
     body::RequestBody,
     listener::Version,
     outcome::LocalReply,
     record::Session,
-    routing::{Client, Forward, PortRoutes, RequestHead, Rule, find},
+    routing::{Client, Decision, Onward, PortRoutes, RequestHead, decide, shadow},
 };
 
 /// A request on its way.
@@ -27,21 +27,19 @@ pub(super) struct Asked {
     pub(super) client: Option<OnUpgrade>,
     /// What its client speaks.
     pub(super) version: Version,
-    /// What its client says of its time.
-    pub(super) limit: Limit,
 }
 
 impl Asked {
-    /// The rule that decides.
-    pub(super) fn rule<'t>(&self, routes: &'t PortRoutes, session: &Session) -> Option<&'t Rule> {
-        self.with_head(session, |head| find(routes, head))
-    }
-
-    /// Gives the head as rules see it.
-    fn with_head<T>(&self, session: &Session, see: impl FnOnce(&RequestHead<'_>) -> T) -> T {
+    /// What happens to it.
+    pub(super) fn decide<'t>(
+        &self,
+        routes: &'t PortRoutes,
+        session: &Session,
+        draw: &mut impl FnMut() -> u32,
+    ) -> Decision<'t> {
         let nobodys = BTreeMap::new();
         let client = client(session, &nobodys);
-        see(&RequestHead {
+        let head = RequestHead {
             method: &self.head.method,
             scheme: self.place.scheme,
             authority: self.place.authority(),
@@ -51,26 +49,34 @@ impl Asked {
             headers: &self.head.headers,
             client: &client,
             dialled: session.dialled,
-        })
+        };
+        decide(routes, &head, draw)
     }
 
-    /// Changes path and authority as the rule says.
-    pub(super) fn rewrite(&mut self, forward: &Forward) -> Result<(), LocalReply> {
-        if let Some(authority) = &forward.rewrite.authority {
+    /// Makes of it what the rule says.
+    pub(super) fn change(&mut self, onward: &Onward<'_>) -> Result<(), LocalReply> {
+        headers::for_endpoint(&mut self.head.headers);
+        onward.request.apply(None, &mut self.head.headers);
+        if let Some(authority) = &onward.authority {
             self.place.authority = authority.clone();
         }
+        let target = match &onward.target {
+            Some(target) => target.clone(),
+            None => self.place.target().ok_or_else(|| LocalReply::bad_request("invalid_path"))?,
+        };
+        self.head.uri = target.into();
         Ok(())
     }
 
     /// A copy for a mirror; `None` when there can be none.
     pub(super) fn copy(&mut self, version: Version) -> Option<Request<RequestBody>> {
-        let authority = shadow(self.place.authority())?;
+        let authority = HeaderValue::try_from(shadow(self.place.authority())).ok()?;
         let mut request = Request::new(());
         *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri.clone();
         request.headers_mut().clone_from(&self.head.headers);
-        let target = self.place.target();
         let (mut head, ()) = request.into_parts();
-        in_version(&mut head, version, &authority, &target)?;
+        in_version(&mut head, version, &authority)?;
         Some(Request::from_parts(head, self.body.copy()))
     }
 
@@ -81,12 +87,22 @@ impl Asked {
         upgrade: bool,
     ) -> Result<Request<RequestBody>, LocalReply> {
         let Self { mut head, body, place, .. } = self;
-        let wrong = || LocalReply::bad_request("invalid_path");
-        in_version(&mut head, version, &place.authority, &place.target()).ok_or_else(wrong)?;
+        let wrong = || LocalReply::bad_request("invalid_authority");
+        in_version(&mut head, version, &place.authority).ok_or_else(wrong)?;
         if upgrade {
             headers::keep_upgrade(&mut head.headers);
         }
         Ok(Request::from_parts(head, body))
+    }
+}
+
+impl Place {
+    /// Path and query together.
+    fn target(&self) -> Option<PathAndQuery> {
+        match &self.query {
+            Some(query) => format!("{}?{query}", self.path).parse().ok(),
+            None => self.path.parse().ok(),
+        }
     }
 }
 
@@ -104,26 +120,17 @@ pub(crate) fn client<'a>(
     }
 }
 
-fn in_version(
-    head: &mut Parts,
-    version: Version,
-    authority: &HeaderValue,
-    target: &str,
-) -> Option<()> {
-    let target: PathAndQuery = target.parse().ok()?;
-    head.uri = match version {
-        Version::Http1 => target.into(),
+fn in_version(head: &mut Parts, version: Version, authority: &HeaderValue) -> Option<()> {
+    head.version = match version {
+        Version::Http1 => HttpVersion::HTTP_11,
         Version::Http2 => {
             let mut parts = http::uri::Parts::default();
             parts.scheme = Some(Scheme::HTTP);
             parts.authority = Some(authority.as_bytes().try_into().ok()?);
-            parts.path_and_query = Some(target);
-            Uri::from_parts(parts).ok()?
+            parts.path_and_query = head.uri.path_and_query().cloned();
+            head.uri = Uri::from_parts(parts).ok()?;
+            HttpVersion::HTTP_2
         }
-    };
-    head.version = match version {
-        Version::Http1 => HttpVersion::HTTP_11,
-        Version::Http2 => HttpVersion::HTTP_2,
     };
     headers::in_version(&mut head.headers, version, authority);
     // What the server of the client's connection keeps there is of no use on the next one.

@@ -15,17 +15,10 @@ use crate::{listener, record::REQUEST_ID};
 /// What we call ourselves; dashboards and tests look for it.
 const OWN_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The path before a rule changed it.
-pub(super) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 /// How long the endpoint took to answer, milliseconds.
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-/// How long the endpoint has, milliseconds.
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 /// That too many requests are open here.
 pub(super) const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
-/// How long a client gives a request, milliseconds.
-pub(super) const TIMEOUT: &str = "x-envoy-upstream-rq-timeout-ms";
-
 /// Headers of one connection only, beside those that `connection` names (RFC 9110 §7.6.1).
 const OF_CONNECTION: [HeaderName; 6] = [
     CONNECTION,
@@ -39,23 +32,26 @@ const PROXY_CONNECTION: &str = "proxy-connection";
 
 /// What only proxies say to each other: an application neither sees nor says it.
 const OF_PROXIES: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
-/// What clients ask of the proxy, which ends there; and whom they claim to be.
-const FOR_PROXIES: [&str; 10] = [
-    TIMEOUT,
-    "x-envoy-upstream-rq-per-try-timeout-ms",
-    "x-envoy-retry-on",
-    "x-envoy-retry-grpc-on",
-    "x-envoy-max-retries",
-    "x-envoy-retriable-status-codes",
-    "x-envoy-retriable-header-names",
+/// What clients do not tell an endpoint: who they claim to be, and what proxies tell in their place.
+const NOT_OF_CLIENTS: [&str; 4] = [
+    "x-forwarded-client-cert",
     "x-envoy-decorator-operation",
     "x-envoy-original-path",
-    "x-forwarded-client-cert",
+    "x-envoy-expected-rq-timeout-ms",
 ];
 
-/// What the endpoint of a request is told beside what the client says. A request that has no id gets the
-/// one that `random` makes.
-pub(super) fn for_endpoint(headers: &mut HeaderMap, scheme: &str, random: u128) {
+/// What every request has before anything is decided about it. One that has no id gets the one that
+/// `random` makes.
+pub(super) fn complete(headers: &mut HeaderMap, scheme: &str, random: u128) {
+    if !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, request_id(random));
+    }
+    let scheme = if scheme == "https" { "https" } else { "http" };
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+}
+
+/// Takes out what ends here.
+pub(super) fn for_endpoint(headers: &mut HeaderMap) {
     let trailers = headers.get(TE).is_some_and(|value| has_word(value, "trailers"));
     forget_connection(headers);
     headers.remove(TE);
@@ -64,22 +60,9 @@ pub(super) fn for_endpoint(headers: &mut HeaderMap, scheme: &str, random: u128) 
     }
     // The client was, or will be, told to continue by us (RFC 9110 §10.1.1).
     headers.remove(EXPECT);
-    for name in FOR_PROXIES.into_iter().chain(OF_PROXIES) {
+    for name in NOT_OF_CLIENTS.into_iter().chain(OF_PROXIES) {
         headers.remove(name);
     }
-    if !headers.contains_key(REQUEST_ID) {
-        headers.insert(REQUEST_ID, request_id(random));
-    }
-    let scheme = if scheme == "https" { "https" } else { "http" };
-    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
-}
-
-/// Tells the endpoint how long it has, and nobody else does.
-pub(super) fn expect(headers: &mut HeaderMap, timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => headers.insert(EXPECTED_TIMEOUT, milliseconds(timeout)),
-        None => headers.remove(EXPECTED_TIMEOUT),
-    };
 }
 
 /// The same in the form of the version that the endpoint speaks. `authority` is whom it is for.
@@ -151,7 +134,9 @@ fn forget_connection(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         // What says how long a message is, or whom it is for, is nobody's to remove.
-        .filter(|name: &HeaderName| !matches!(name.as_str(), "content-length" | "host" | "te" | "trailer"))
+        .filter(|name: &HeaderName| {
+            !matches!(name.as_str(), "content-length" | "host" | "te" | "trailer")
+        })
         .collect();
     for name in named {
         headers.remove(name);
@@ -182,7 +167,7 @@ fn is(word: &str, other: &str) -> bool {
     word.trim().eq_ignore_ascii_case(other)
 }
 
-/// Whole milliseconds, at least one for what takes any time.
+/// Whole milliseconds.
 fn milliseconds(time: Duration) -> HeaderValue {
     HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
@@ -220,25 +205,13 @@ mod tests {
             ("expect", "100-continue"),
             ("x-forwarded-client-cert", "URI=spiffe://me"),
             ("x-envoy-peer-metadata", "x"),
-            ("x-envoy-upstream-rq-timeout-ms", "5"),
+            ("x-envoy-expected-rq-timeout-ms", "5"),
             ("x-kept", "1"),
         ]);
-        for_endpoint(&mut headers, "http", 7);
-        expect(&mut headers, Some(Duration::from_secs(3)));
+        for_endpoint(&mut headers);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(
-            names,
-            [
-                "content-length",
-                "te",
-                "x-envoy-expected-rq-timeout-ms",
-                "x-forwarded-proto",
-                "x-kept",
-                "x-request-id"
-            ]
-        );
-        assert_eq!(headers[EXPECTED_TIMEOUT], "3000");
+        assert_eq!(names, ["content-length", "te", "x-kept"]);
         assert_eq!(headers[TE], "trailers");
     }
 
@@ -247,7 +220,7 @@ mod tests {
         let id = request_id(u128::MAX);
         assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
         let mut headers = map(&[("x-request-id", "mine")]);
-        for_endpoint(&mut headers, "http", 7);
+        complete(&mut headers, "http", 7);
         assert_eq!(headers[REQUEST_ID], "mine");
     }
 
@@ -272,7 +245,10 @@ mod tests {
         headers.append(COOKIE, HeaderValue::from_static("a=1"));
         headers.append(COOKIE, HeaderValue::from_static("b=2"));
         in_version(&mut headers, listener::Version::Http1, &HeaderValue::from_static("cart"));
-        assert_eq!((&headers[COOKIE], &headers[HOST]), (&"a=1; b=2".parse().unwrap(), &"cart".parse().unwrap()));
+        assert_eq!(
+            (&headers[COOKIE], &headers[HOST]),
+            (&"a=1; b=2".parse().unwrap(), &"cart".parse().unwrap())
+        );
         in_version(&mut headers, listener::Version::Http2, &HeaderValue::from_static("cart"));
         assert!(!headers.contains_key(HOST));
     }

@@ -2,7 +2,7 @@
 //! Never: holds up the request; counts among its metrics.
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request};
+use http::Request;
 use http_body::Body;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -37,16 +37,6 @@ impl Mirrors {
     }
 }
 
-/// The name that a copy goes by (Envoy's shadows): `cart:80` is `cart-shadow:80`.
-pub(super) fn shadow(authority: &str) -> Option<HeaderValue> {
-    let port = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
-    let named = match port {
-        Some((host, port)) => format!("{host}-shadow:{port}"),
-        None => format!("{authority}-shadow"),
-    };
-    HeaderValue::from_str(&named).ok()
-}
-
 /// Sends a copy, and reads the answer to its end.
 pub(super) async fn send(
     upstream: Upstream,
@@ -69,16 +59,4 @@ pub(super) async fn send(
 async fn hear_out(mut body: AnswerBody) {
     use std::{future::poll_fn, pin::Pin};
     while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shadow_keeps_its_port() {
-        for (authority, expected) in [("cart", "cart-shadow"), ("cart:80", "cart-shadow:80")] {
-            assert_eq!(shadow(authority).unwrap(), expected);
-        }
-    }
 }

@@ -43,14 +43,6 @@ impl Place {
     pub(super) fn authority(&self) -> &str {
         self.authority.to_str().unwrap_or_default()
     }
-
-    /// Path and query together.
-    pub(super) fn target(&self) -> String {
-        match &self.query {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.clone(),
-        }
-    }
 }
 
 /// One of them, and one that is none but a host (RFC 9112 §3.2): what stands in the request line comes
@@ -67,7 +59,9 @@ fn authority(head: &Parts) -> Result<HeaderValue, LocalReply> {
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| wrong())?,
         (None, Some(host)) => host.clone(),
         // Clients of HTTP/1.0 need not say it.
-        (None, None) if head.version == Version::HTTP_10 => return Ok(HeaderValue::from_static("")),
+        (None, None) if head.version == Version::HTTP_10 => {
+            return Ok(HeaderValue::from_static(""));
+        }
         (None, None) => return Err(missing()),
     };
     let parsed: Authority = value.as_bytes().try_into().map_err(|_| wrong())?;
@@ -116,6 +110,5 @@ mod tests {
     fn the_path_is_normal_before_anything_looks_at_it() {
         let place = read("/a/../admin?x=/../y", &["cart"], Version::HTTP_11).unwrap();
         assert_eq!((place.path.as_str(), place.query.as_deref()), ("/admin", Some("x=/../y")));
-        assert_eq!(place.target(), "/admin?x=/../y");
     }
 }

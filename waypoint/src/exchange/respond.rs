@@ -19,6 +19,7 @@ use crate::{
     grpc,
     outcome::{Failure, Flag, LocalReply},
     record::Record,
+    routing::{Answer, Cause, GrpcStatus},
     upstream::AnswerBody,
 };
 
@@ -99,11 +100,37 @@ pub(super) fn switch(
     Response::from_parts(head, ResponseBody { source, record: None, _place: None })
 }
 
+/// What a rule answers. A gRPC client reads a failure as the end of its call.
+pub(super) fn answered(answer: Answer, mut record: Record) -> Response<ResponseBody> {
+    let Answer { status, grpc, headers, body, cause } = answer;
+    record.details = Some(cause.details().into());
+    let flag = match cause {
+        Cause::RouteNotFound => Some(Flag::NoRoute),
+        Cause::ClusterNotFound(_) => Some(Flag::NoCluster),
+        Cause::FaultAbort => Some(Flag::FaultInjected),
+        Cause::NoDestination
+        | Cause::BadRewrite
+        | Cause::Direct
+        | Cause::Redirect
+        | Cause::Preflight => None,
+    };
+    flag.into_iter().for_each(|flag| record.flags.add(flag));
+    let is_failure = flag.is_some() || status.is_server_error();
+    if record.is_grpc && is_failure {
+        let text = String::from_utf8_lossy(&body);
+        return own(trailers_only(status, grpc.map(GrpcStatus::code), &text), record);
+    }
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    own(response, record)
+}
+
 /// The response with which the waypoint refuses; a gRPC client reads it as the end of its call.
 pub(super) fn refuse(reply: &LocalReply, mut record: Record) -> Response<ResponseBody> {
     record.replied(reply);
     let mut response = match record.is_grpc {
-        true => trailers_only(reply),
+        true => trailers_only(reply.status, reply.grpc, &reply.body),
         false => plain(reply),
     };
     if reply.is_overload() {
@@ -126,14 +153,14 @@ fn plain(reply: &LocalReply) -> Response<Bytes> {
     response
 }
 
-fn trailers_only(reply: &LocalReply) -> Response<Bytes> {
+fn trailers_only(status: StatusCode, grpc: Option<u8>, text: &str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::OK;
-    let status = reply.grpc.unwrap_or_else(|| grpc::status_of(reply.status));
+    let code = grpc.unwrap_or_else(|| grpc::status_of(status));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(grpc::STATUS, HeaderValue::from(u16::from(status)));
-    if let Ok(message) = HeaderValue::from_str(&grpc::message(&reply.body))
+    headers.insert(grpc::STATUS, HeaderValue::from(u16::from(code)));
+    if let Ok(message) = HeaderValue::from_str(&grpc::message(text))
         && !message.is_empty()
     {
         headers.insert(grpc::MESSAGE, message);
@@ -177,9 +204,7 @@ impl ResponseBody {
             Cut::Endpoint(Failure::Request) => {
                 (Flag::DownstreamConnectionTermination, "downstream_remote_disconnect")
             }
-            Cut::Endpoint(failure) => {
-                (failure.flag(), "upstream_reset_after_response_started")
-            }
+            Cut::Endpoint(failure) => (failure.flag(), "upstream_reset_after_response_started"),
         };
         record.flags.add(flag);
         record.details = Some(details.into());

@@ -26,7 +26,8 @@ pub enum Hello {
 /// Reads the name out of the first bytes of a connection.
 pub fn server_name(bytes: &[u8]) -> Hello {
     let mut record = Reader(bytes);
-    let (Some(kind), Some(_version), Some(length)) = (record.byte(), record.short(), record.short())
+    let (Some(kind), Some(_version), Some(length)) =
+        (record.byte(), record.short(), record.short())
     else {
         return if bytes.first().is_none_or(|kind| *kind == HANDSHAKE) {
             Hello::More

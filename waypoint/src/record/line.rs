@@ -174,9 +174,7 @@ mod tests {
             request_id: Some("84961386-6d84-929d-98bd-c5aee93b5c88"),
             authority: Some("httpbin:8000"),
             upstream_host: Some("10.44.1.27:80".into()),
-            upstream_cluster: Some(
-                "inbound-vip|8000|http|httpbin.foo.svc.cluster.local".into(),
-            ),
+            upstream_cluster: Some("inbound-vip|8000|http|httpbin.foo.svc.cluster.local".into()),
             upstream_local: None,
             downstream_local: Some("10.0.45.184:8000".into()),
             downstream_remote: Some("10.44.1.23:46520".into()),

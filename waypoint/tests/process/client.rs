@@ -7,10 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use culvert_agent::{
-    hbone::{
-        Authority, ConnectHead, Error, TraceParent, Tunnel,
-        pool::PoolKey,
-    },
+    hbone::{Authority, ConnectHead, Error, TraceParent, Tunnel, pool::PoolKey},
     identity::Credentials,
 };
 use culvert_waypoint::listener::{TunnelStream, serve::Owned};
@@ -213,4 +210,46 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, u32)> {
         bytes = bytes.get(9 + length..).unwrap_or_default();
     }
     frames
+}
+
+impl Client<'_> {
+    /// Says `bytes` on a connection of its own and hears so many back.
+    pub async fn echo(&self, to: impl Into<SocketAddr>, bytes: &[u8], most: usize) -> String {
+        let mut stream = self.stream(to).await;
+        stream.write_all(bytes).await.expect("said");
+        stream.flush().await.expect("said");
+        let mut heard = vec![0; most];
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut heard)).await;
+        read.expect("in time").expect("heard");
+        stream.shutdown().await.expect("an end");
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+}
+
+/// A body that comes in parts, with a pause before each.
+pub fn slowly(
+    parts: impl Iterator<Item = &'static str> + Send + 'static,
+    pause: Duration,
+) -> impl Body<Data = Bytes, Error = std::io::Error> + Send + Unpin + 'static {
+    let stream = futures_util::stream::unfold(parts, move |mut parts| async move {
+        tokio::time::sleep(pause).await;
+        Some((Ok(http_body::Frame::data(Bytes::from(parts.next()?))), parts))
+    });
+    http_body_util::StreamBody::new(Box::pin(stream))
+}
+
+/// A ClientHello that asks for this name.
+pub fn hello(name: &str) -> Vec<u8> {
+    let short = |length: usize| u16::try_from(length).expect("a short one").to_be_bytes();
+    let length = name.len();
+    let names = [&[0][..], &short(length), name.as_bytes()].concat();
+    let list = [&short(names.len())[..], &names].concat();
+    let extension = [&[0, 0][..], &short(list.len()), &list].concat();
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+    body.extend(short(extension.len()));
+    body.extend(extension);
+    let message = [&[1, 0][..], &short(body.len()), &body].concat();
+    [&[22, 3, 1][..], &short(message.len()), &message].concat()
 }

@@ -48,15 +48,47 @@ async fn ambiguous_framing_is_refused_or_means_one_thing() {
     let pod = lab.pod(1, "v1").await;
     let client = lab.client();
     for (what, bytes, expected) in [
-        ("different lengths", "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd", "400"),
-        ("a list of lengths", "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 3, 3\r\n\r\nabc", "400"),
-        ("a signed length", "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: +3\r\n\r\nabc", "400"),
-        ("a length that overflows", "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 99999999999999999999\r\n\r\n", "400"),
-        ("an unknown coding", "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: gzip\r\n\r\n", "400"),
-        ("chunked not last", "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n", "400"),
-        ("chunked in 1.0", "POST / HTTP/1.0\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        (
+            "different lengths",
+            "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+            "400",
+        ),
+        (
+            "a list of lengths",
+            "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 3, 3\r\n\r\nabc",
+            "400",
+        ),
+        (
+            "a signed length",
+            "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: +3\r\n\r\nabc",
+            "400",
+        ),
+        (
+            "a length that overflows",
+            "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 99999999999999999999\r\n\r\n",
+            "400",
+        ),
+        (
+            "an unknown coding",
+            "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: gzip\r\n\r\n",
+            "400",
+        ),
+        (
+            "chunked not last",
+            "POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        (
+            "chunked in 1.0",
+            "POST / HTTP/1.0\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
         ("a folded header", "GET / HTTP/1.1\r\nhost: cart\r\nx-a: 1\r\n folded\r\n\r\n", "400"),
-        ("a blank before the colon", "GET / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding : chunked\r\n\r\n", "400"),
+        (
+            "a blank before the colon",
+            "GET / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding : chunked\r\n\r\n",
+            "400",
+        ),
         ("a NUL in a header", "GET / HTTP/1.1\r\nhost: cart\r\nx-a: a\0b\r\n\r\n", "400"),
         ("a CR in a header", "GET / HTTP/1.1\r\nhost: cart\r\nx-a: a\rb\r\n\r\n", "400"),
         ("no host", "GET / HTTP/1.1\r\n\r\n", "400"),
@@ -80,9 +112,8 @@ async fn length_and_chunks_together_smuggle_nothing() {
         "transfer-encoding: chunked\r\ncontent-length: 4",
     ] {
         let smuggled = "GET /admin HTTP/1.1\r\nhost: cart\r\n\r\n";
-        let text = format!(
-            "POST /first HTTP/1.1\r\nhost: cart\r\n{lengths}\r\n\r\n0\r\n\r\n{smuggled}"
-        );
+        let text =
+            format!("POST /first HTTP/1.1\r\nhost: cart\r\n{lengths}\r\n\r\n0\r\n\r\n{smuggled}");
         let answer = lab.client().raw((CART, 80), text.as_bytes()).await;
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "one request, one answer: {answer}");
         assert!(!answer.contains("content-length\",\"4"), "the endpoint got the length: {answer}");
@@ -132,7 +163,9 @@ async fn a_head_that_does_not_end_is_given_up_and_a_silent_connection_is_not() {
     let mut bytes = Vec::new();
     let ended = tokio::time::timeout(HEAD_TIMEOUT * 2, slow.read_to_end(&mut bytes)).await;
     assert!(ended.is_ok(), "a slow head was waited for");
-    idle.write_all(b"GET /again HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n").await.expect("sent");
+    idle.write_all(b"GET /again HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("sent");
     idle.flush().await.expect("sent");
     let mut heard = String::new();
     idle.read_to_string(&mut heard).await.expect("both answers");

@@ -42,7 +42,10 @@ async fn endpoints_and_clients_see_what_istios_see() {
     let answer = lab.client().send((CART, 80), request, "hello").await;
     let json = answer.json();
     assert_eq!((json["method"].as_str(), json["uri"].as_str()), (Some("POST"), Some("/x?y=1")));
-    assert_eq!((json["version"].as_str(), json["body"].as_str()), (Some("HTTP/1.1"), Some("hello")));
+    assert_eq!(
+        (json["version"].as_str(), json["body"].as_str()),
+        (Some("HTTP/1.1"), Some("hello"))
+    );
     for (name, value) in [
         ("host", "cart.shop:80"),
         ("x-forwarded-proto", "http"),
@@ -53,7 +56,16 @@ async fn endpoints_and_clients_see_what_istios_see() {
         assert_eq!(seen(&answer, name), [value], "{name}");
     }
     assert_eq!(seen(&answer, "x-request-id")[0].len(), 36);
-    for gone in ["x-hop", "keep-alive", "connection", "te", "x-envoy-peer-metadata", "x-envoy-peer-metadata-id", "x-forwarded-client-cert", "x-envoy-expected-rq-timeout-ms"] {
+    for gone in [
+        "x-hop",
+        "keep-alive",
+        "connection",
+        "te",
+        "x-envoy-peer-metadata",
+        "x-envoy-peer-metadata-id",
+        "x-forwarded-client-cert",
+        "x-envoy-expected-rq-timeout-ms",
+    ] {
         assert!(seen(&answer, gone).is_empty(), "{gone}");
     }
     assert_eq!(answer.header("server"), Some("istio-envoy"));
@@ -90,7 +102,8 @@ async fn http2_clients_are_served_on_ports_of_either_version() {
     let _pod = lab.pod(1, "v1").await;
     let client = lab.client();
     for (port, version) in [(80, "HTTP/1.1"), (81, "HTTP/2.0")] {
-        let request = Request::post("http://cart.shop/x?y=1").header("cookie", "a=1").header("cookie", "b=2");
+        let request =
+            Request::post("http://cart.shop/x?y=1").header("cookie", "a=1").header("cookie", "b=2");
         let answer = client.send2((CART, port), request, "hello").await;
         assert_eq!(answer.json()["version"], version, "{port}");
         assert_eq!(answer.json()["body"], "hello");
@@ -106,9 +119,11 @@ async fn a_call_streams_both_ways_and_its_trailers_arrive() {
     let lab = Lab::new("").await;
     let _pod = lab.pod(1, "v1").await;
     let (say, said) = mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(4);
-    let stream = futures_util::stream::unfold(said, |mut said| async move {
-        Some((said.recv().await?, said))
-    });
+    let stream =
+        futures_util::stream::unfold(
+            said,
+            |mut said| async move { Some((said.recv().await?, said)) },
+        );
     let mut sender = lab.client().http2((CART, 81)).await;
     let request = Request::post("http://cart.shop/shop.Cart/Talk")
         .header("content-type", "application/grpc")
@@ -139,7 +154,9 @@ async fn a_call_streams_both_ways_and_its_trailers_arrive() {
     lab.line(&["POST /shop.Cart/Talk HTTP/2", "200 -"]).await;
     let metrics = lab.get(15020, "/stats/prometheus").await.expect("metrics");
     for part in ["grpc_response_status=\"7\"", "request_protocol=\"grpc\""] {
-        assert!(metrics.lines().any(|l| l.starts_with("istio_requests_total{") && l.contains(part)));
+        assert!(
+            metrics.lines().any(|l| l.starts_with("istio_requests_total{") && l.contains(part))
+        );
     }
     for name in ["istio_request_messages_total{", "istio_response_messages_total{"] {
         let line = metrics.lines().find(|line| line.starts_with(name)).expect("a series");
@@ -194,7 +211,8 @@ async fn whoever_cannot_be_reached_is_a_503_that_says_why() {
     assert_eq!(answer.status, 503);
     assert!(answer.text().starts_with("upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"), "{}", answer.text());
     lab.line(&["503 UF upstream_reset_before_response_started{connection_failure}"]).await;
-    let request = Request::post("http://cart/shop.Cart/Say").header("content-type", "application/grpc");
+    let request =
+        Request::post("http://cart/shop.Cart/Say").header("content-type", "application/grpc");
     let call = lab.client().send2((CART, 81), request, "").await;
     assert_eq!((call.status.as_u16(), call.header("grpc-status")), (200, Some("14")));
 }
@@ -206,8 +224,14 @@ async fn without_a_ready_endpoint_it_is_503_uh_and_counted() {
     assert_eq!((answer.status.as_u16(), answer.text().as_str()), (503, "no healthy upstream"));
     lab.line(&["\"GET / HTTP/1.1\" 503 UH no_healthy_upstream"]).await;
     let metrics = lab.get(15020, "/stats/prometheus").await.expect("metrics");
-    let line = metrics.lines().find(|line| line.starts_with("istio_requests_total{")).expect("a series");
-    for part in ["response_code=\"503\"", "response_flags=\"UH\"", "destination_workload=\"unknown\"", "destination_service=\"cart.shop.svc.cluster.local\""] {
+    let line =
+        metrics.lines().find(|line| line.starts_with("istio_requests_total{")).expect("a series");
+    for part in [
+        "response_code=\"503\"",
+        "response_flags=\"UH\"",
+        "destination_workload=\"unknown\"",
+        "destination_service=\"cart.shop.svc.cluster.local\"",
+    ] {
         assert!(line.contains(part), "{part} in {line}");
     }
 }
@@ -236,7 +260,8 @@ async fn a_client_that_leaves_ends_the_request_at_the_endpoint() {
     let mut sender = lab.client().http1((CART, 80)).await;
     let request = Request::get("/sleep/60000").header("host", "cart");
     let request = request.body(Empty::<Bytes>::new()).expect("a request");
-    let asked = tokio::time::timeout(Duration::from_millis(300), sender.send_request(request)).await;
+    let asked =
+        tokio::time::timeout(Duration::from_millis(300), sender.send_request(request)).await;
     assert!(asked.is_err());
     drop(sender);
     let line = lab.line(&["GET /sleep/60000"]).await;
@@ -293,7 +318,8 @@ async fn a_large_body_arrives_whole_both_ways() {
 async fn the_log_and_the_metrics_tell_of_a_request() {
     let lab = Lab::new("").await;
     let _pod = lab.pod(1, "v1").await;
-    let request = Request::get("/x?y=1").header("user-agent", "test 1.0").header("host", "cart.shop");
+    let request =
+        Request::get("/x?y=1").header("user-agent", "test 1.0").header("host", "cart.shop");
     lab.client().send((CART, 80), request, "").await;
     let line = lab.line(&["GET /x?y=1 HTTP/1.1"]).await;
     let (own, pod) = (lab.address(100), lab.address(1));
@@ -301,9 +327,13 @@ async fn the_log_and_the_metrics_tell_of_a_request() {
         "\"{pod}:8080\" inbound-vip|80|http|cart.shop.svc.cluster.local - 10.96.0.1:80 {own}:"
     );
     assert!(line.contains("\" 200 - via_upstream - \"-\" 0 "), "{line}");
-    assert!(line.contains("\"test 1.0\"") && line.contains("\"cart.shop\"") && line.contains(&end), "{line}");
+    assert!(
+        line.contains("\"test 1.0\"") && line.contains("\"cart.shop\"") && line.contains(&end),
+        "{line}"
+    );
     let metrics = lab.get(15020, "/stats/prometheus").await.expect("metrics");
-    let line = metrics.lines().find(|line| line.starts_with("istio_requests_total{")).expect("a series");
+    let line =
+        metrics.lines().find(|line| line.starts_with("istio_requests_total{")).expect("a series");
     for part in [
         "reporter=\"waypoint\"",
         "source_workload=\"web-0\"",
@@ -324,7 +354,11 @@ async fn the_log_and_the_metrics_tell_of_a_request() {
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
-    for name in ["istio_request_duration_milliseconds_bucket{", "istio_request_bytes_sum{", "istio_response_bytes_count{"] {
+    for name in [
+        "istio_request_duration_milliseconds_bucket{",
+        "istio_request_bytes_sum{",
+        "istio_response_bytes_count{",
+    ] {
         assert!(metrics.contains(name), "{name}");
     }
 }

@@ -50,7 +50,8 @@ impl Lab {
     /// The same with more of a configuration.
     pub async fn configured(rules: &str, config: &str) -> Self {
         let (a, b) = (rand::random_range(1..255), rand::random_range(1..255));
-        let folder = std::env::temp_dir().join(format!("culvert-waypoint-{}", rand::random::<u64>()));
+        let folder =
+            std::env::temp_dir().join(format!("culvert-waypoint-{}", rand::random::<u64>()));
         fs::create_dir_all(folder.join("m")).expect("a folder");
         let hour = Duration::from_secs(3600);
         let ca = LocalCa::open(&folder.join("ca.pem"), "cluster.local", hour, clock::wall());

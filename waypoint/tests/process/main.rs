@@ -9,5 +9,6 @@ mod http;
 mod lab;
 mod opaque;
 mod pod;
+mod rules;
 mod stop;
 mod tunnel;

@@ -41,9 +41,16 @@ pub struct Seen {
     pub peer: Identity,
 }
 
+/// A request that came.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub host: String,
+    pub body: String,
+}
+
 pub struct Pod {
-    pub name: String,
     seen: Arc<Mutex<Vec<Seen>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
     drain: Drain,
 }
 
@@ -56,18 +63,35 @@ impl Pod {
     }
 
     pub async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
-        let (seen, drain) = (Arc::<Mutex<Vec<Seen>>>::default(), Drain::default());
+        let (seen, heard, drain) = (Arc::default(), Arc::default(), Drain::default());
         let name = format!("cart-{host}");
         let at = SocketAddr::new(lab.address(host), 15008);
         let listener = TcpListener::bind(at).await.expect("a listener");
         let credentials = lab.credentials(identity);
-        let agent = Agent { name: name.clone(), seen: seen.clone(), drain: drain.clone() };
-        drain.spawn(accept(listener, credentials, agent));
-        Self { name, seen, drain }
+        let pod = Self { seen, heard, drain };
+        let (seen, heard, drain) = (pod.seen.clone(), pod.heard.clone(), pod.drain.clone());
+        let agent = Agent { name, seen, heard, drain };
+        pod.drain.spawn(accept(listener, credentials, agent));
+        pod
     }
 
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("a list").clone()
+    }
+
+    pub fn asked(&self) -> Vec<Heard> {
+        self.heard.lock().expect("a list").clone()
+    }
+
+    pub async fn wait_asked(&self, count: usize) -> Vec<Heard> {
+        for _ in 0..200 {
+            let asked = self.asked();
+            if asked.len() >= count {
+                return asked;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("only {:?}", self.asked());
     }
 
     /// Goes away with all its connections.
@@ -86,6 +110,7 @@ impl Drop for Pod {
 struct Agent {
     name: String,
     seen: Arc<Mutex<Vec<Seen>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
     drain: Drain,
 }
 
@@ -136,7 +161,11 @@ impl Agent {
                 echo(stream, &self.name).await;
             }
             Ok(Ok(_)) if first == *b"G" => {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+                let _ = stream
+                    .write_all(
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+                    )
+                    .await;
                 let _ = stream.shutdown().await;
             }
             Ok(_) => {
@@ -147,11 +176,10 @@ impl Agent {
     }
 
     async fn http(self, stream: TunnelStream, second: bool) {
-        let (io, name, drain) = (TokioIo::new(stream), self.name, self.drain);
-        let owner = drain.clone();
+        let (io, owner) = (TokioIo::new(stream), self.drain.clone());
         let service = service_fn(move |request| {
-            let (name, drain) = (name.clone(), drain.clone());
-            async move { answer(request, &name, &drain).await }
+            let agent = self.clone();
+            async move { answer(request, &agent).await }
         });
         if second {
             let _ = http2::Builder::new(Owned(owner)).serve_connection(io, service).await;
@@ -177,21 +205,17 @@ async fn echo(stream: TunnelStream, name: &str) {
 }
 
 /// What an application does: says what it has seen, or what the path asks for.
-async fn answer(
-    mut request: Request<Incoming>,
-    name: &str,
-    drain: &Drain,
-) -> Result<Answer, std::io::Error> {
+async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
     let path = request.uri().path().to_owned();
     let mut words = path.split('/').skip(1);
     match (words.next().unwrap_or_default(), words.next().and_then(|w| w.parse::<u64>().ok())) {
         ("sleep", Some(milliseconds)) => {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            told(request, name).await
+            told(request, agent).await
         }
         ("status", Some(status)) => {
             let status = u16::try_from(status).ok().and_then(|s| StatusCode::from_u16(s).ok());
-            let mut answer = told(request, name).await?;
+            let mut answer = told(request, agent).await?;
             *answer.status_mut() = status.expect("a status");
             Ok(answer)
         }
@@ -207,15 +231,21 @@ async fn answer(
             }
             Ok(Response::new(full(length.to_string())))
         }
-        ("socket", _) => Ok(websocket(request, drain)),
+        ("socket", _) => Ok(websocket(request, &agent.drain)),
         ("shop.Cart", _) => Ok(call(request)),
-        _ => told(request, name).await,
+        _ => told(request, agent).await,
     }
 }
 
-async fn told(request: Request<Incoming>, name: &str) -> Result<Answer, std::io::Error> {
+async fn told(request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let name = &*agent.name;
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    agent.heard.lock().expect("a list").push(Heard {
+        host: head.headers.get("host").map(text).unwrap_or_default(),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    });
     let headers: Vec<_> = head
         .headers
         .iter()
