@@ -32,3 +32,6 @@ mod visibility;
 
 pub use compile::{Compiled, Compiler, Settings, Waypoint};
 pub use finding::{Finding, What};
+
+#[cfg(test)]
+mod tests;

@@ -278,6 +278,3 @@ fn same_shape(then: Option<&Arc<Service>>, now: Option<&Arc<Service>>) -> bool {
         (Some(_), None) | (None, Some(_)) => false,
     }
 }
-
-#[cfg(test)]
-mod tests;
