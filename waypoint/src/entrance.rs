@@ -121,7 +121,7 @@ impl Entrance {
             Protocol::Tcp => return self.opaque(opening, port, session).await,
             Protocol::Tls => return self.tls(opening, port, session).await,
             Protocol::Unknown => match timeout(SILENCE, opening.more()).await {
-                Err(_) => return self.silent(opening, port, session).await,
+                Err(_) => return Box::pin(self.silent(opening, port, session)).await,
                 Ok(Ok(true)) => match whole_guess(&mut opening).await {
                     Guess::Http1 => Some(Version::Http1),
                     Guess::Http2 => Some(Version::Http2),
@@ -170,9 +170,9 @@ async fn http_version(opening: &mut Opening) -> Option<Version> {
 async fn whole_guess(opening: &mut Opening) -> Guess {
     let sniffed = async {
         loop {
-            match guess(&opening.first()) {
-                Guess::More => {}
-                guess => return guess,
+            let guess = guess(&opening.first());
+            if guess != Guess::More {
+                return guess;
             }
             if !matches!(opening.more().await, Ok(true)) {
                 return Guess::Http1;

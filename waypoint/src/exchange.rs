@@ -104,7 +104,7 @@ impl Exchange {
         record.set_request_id(&head.headers);
         let body = RequestBody::new(body, record.received.clone());
         let asked = Asked { head, body, place, client, version };
-        match self.decide(&port, asked, &mut record).await {
+        match Box::pin(self.decide(&port, asked, &mut record)).await {
             Ok(Done::Passed(response, expiry)) => pass(response, expiry, record, room),
             Ok(Done::Own(answer)) => answered(answer, record),
             Ok(Done::Switched(response, client)) => {

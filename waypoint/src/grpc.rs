@@ -64,13 +64,10 @@ impl Messages {
             let passed = self.left.min(bytes.len());
             self.left -= passed;
             bytes = bytes.get(passed..).unwrap_or_default();
-            for byte in bytes.iter().take(HEAD - self.filled) {
-                if let Some(place) = self.head.get_mut(self.filled) {
-                    *place = *byte;
-                }
-                self.filled += 1;
-                bytes = bytes.get(1..).unwrap_or_default();
-            }
+            let places = self.head.iter_mut().skip(self.filled).zip(bytes);
+            let taken = places.map(|(place, byte)| *place = *byte).count();
+            self.filled += taken;
+            bytes = bytes.get(taken..).unwrap_or_default();
             if self.filled == HEAD {
                 let [_, length @ ..] = self.head;
                 self.left = u32::from_be_bytes(length) as usize;

@@ -23,19 +23,7 @@ use crate::{
 impl Entrance {
     /// A client of TLS: its rule may depend on the name that it asks for.
     pub(super) async fn tls(self, mut opening: Opening, port: Port, mut session: Session) {
-        let read = async {
-            loop {
-                match hello::server_name(&opening.first()) {
-                    Hello::Name(name) => return name,
-                    Hello::Unknown => return None,
-                    Hello::More => {}
-                }
-                if !matches!(opening.more().await, Ok(true)) {
-                    return None;
-                }
-            }
-        };
-        let name = timeout(HEAD_TIMEOUT, read).await.unwrap_or(None);
+        let name = timeout(HEAD_TIMEOUT, server_name(&mut opening)).await.unwrap_or(None);
         session.server_name = name.map(Arc::from);
         self.opaque(opening, port, session).await;
     }
@@ -68,11 +56,11 @@ impl Entrance {
         let mut record = Record::open(&self.exchange.telemetry, &session);
         let Ok(to) = self.choose(&port, &session, &mut record) else {
             record.forget();
-            return self.late(opening, port, session).await;
+            return Box::pin(self.late(opening, port, session)).await;
         };
         let Ok(opened) = self.exchange.upstream.open(&to).await else {
             record.forget();
-            return self.late(opening, port, session).await;
+            return Box::pin(self.late(opening, port, session)).await;
         };
         let mut server = Server::from(opened);
         tokio::select! {
@@ -83,7 +71,7 @@ impl Entrance {
             Guess::Opaque | Guess::More => carry(opening, server, record).await,
             Guess::Http1 | Guess::Http2 | Guess::Tls => {
                 record.forget();
-                self.late(opening, port, session).await;
+                Box::pin(self.late(opening, port, session)).await;
             }
         }
     }
@@ -133,6 +121,20 @@ impl Entrance {
         record.destination.clone_from(&to.workload);
         record.endpoint = Some(to.at);
         Ok(to)
+    }
+}
+
+/// The name that a client of TLS asks for, if it does.
+async fn server_name(opening: &mut Opening) -> Option<String> {
+    loop {
+        match hello::server_name(&opening.first()) {
+            Hello::Name(name) => return name,
+            Hello::Unknown => return None,
+            Hello::More => {}
+        }
+        if !matches!(opening.more().await, Ok(true)) {
+            return None;
+        }
     }
 }
 

@@ -74,7 +74,6 @@ pub(super) fn in_version(
     match version {
         listener::Version::Http1 => {
             headers.insert(HOST, authority.clone());
-            headers.remove(TE);
             join_cookies(headers);
         }
         listener::Version::Http2 => {

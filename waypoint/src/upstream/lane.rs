@@ -184,7 +184,8 @@ impl Lane {
         let mut shared = lock(&self.shared);
         shared.retain(|shared| {
             let unused = shared.streams.load(Ordering::Relaxed) == 0;
-            !shared.sender.is_closed() && !(unused && quiet(shared.last_used))
+            let spent = unused && quiet(shared.last_used);
+            !spent && !shared.sender.is_closed()
         });
         !idle.is_empty() || !shared.is_empty()
     }

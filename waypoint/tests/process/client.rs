@@ -27,7 +27,7 @@ use crate::lab::Lab;
 /// How long an end is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     lab: &'a Lab,
     own: String,
     source: IpAddr,
@@ -36,36 +36,36 @@ pub struct Client<'a> {
 
 /// A response that was read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    pub trailers: Option<HeaderMap>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 impl Answer {
     /// What a pod says it has seen.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
 impl<'a> Client<'a> {
-    pub fn new(lab: &'a Lab, own: &str, host: u8) -> Self {
+    pub(crate) fn new(lab: &'a Lab, own: &str, host: u8) -> Self {
         let credentials = lab.credentials(own);
         Self { lab, own: own.into(), source: lab.address(host), credentials }
     }
 
     /// A tunnel to an address and port behind the waypoint.
-    pub async fn tunnel(&self, to: impl Into<SocketAddr>) -> Result<Tunnel, Error> {
+    pub(crate) async fn tunnel(&self, to: impl Into<SocketAddr>) -> Result<Tunnel, Error> {
         let head = ConnectHead {
             authority: Authority::from(to.into()),
             forwarded: None,
@@ -75,7 +75,7 @@ impl<'a> Client<'a> {
         self.ask(&head).await
     }
 
-    pub async fn ask(&self, head: &ConnectHead) -> Result<Tunnel, Error> {
+    pub(crate) async fn ask(&self, head: &ConnectHead) -> Result<Tunnel, Error> {
         let key = PoolKey {
             own: self.own.parse().expect("an identity"),
             source: self.source,
@@ -92,12 +92,12 @@ impl<'a> Client<'a> {
         opened.map(|opened| opened.tunnel)
     }
 
-    pub async fn stream(&self, to: impl Into<SocketAddr>) -> TunnelStream {
+    pub(crate) async fn stream(&self, to: impl Into<SocketAddr>) -> TunnelStream {
         self.tunnel(to).await.expect("a tunnel").into()
     }
 
     /// Says `bytes` and hears everything until the end; an end that is none is marked.
-    pub async fn raw(&self, to: impl Into<SocketAddr>, bytes: &[u8]) -> String {
+    pub(crate) async fn raw(&self, to: impl Into<SocketAddr>, bytes: &[u8]) -> String {
         let mut stream = self.stream(to).await;
         stream.write_all(bytes).await.expect("sent");
         stream.flush().await.expect("sent");
@@ -113,7 +113,7 @@ impl<'a> Client<'a> {
     }
 
     /// A connection that speaks HTTP/1.1.
-    pub async fn http1<B>(&self, to: impl Into<SocketAddr>) -> http1::SendRequest<B>
+    pub(crate) async fn http1<B>(&self, to: impl Into<SocketAddr>) -> http1::SendRequest<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -127,7 +127,7 @@ impl<'a> Client<'a> {
     }
 
     /// A connection that speaks HTTP/2.
-    pub async fn http2<B>(&self, to: impl Into<SocketAddr>) -> http2::SendRequest<B>
+    pub(crate) async fn http2<B>(&self, to: impl Into<SocketAddr>) -> http2::SendRequest<B>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -142,11 +142,11 @@ impl<'a> Client<'a> {
     }
 
     /// One request by HTTP/1.1 on a connection of its own.
-    pub async fn get(&self, to: impl Into<SocketAddr>, path: &str) -> Answer {
+    pub(crate) async fn get(&self, to: impl Into<SocketAddr>, path: &str) -> Answer {
         self.send(to, Request::get(path), "").await
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         to: impl Into<SocketAddr>,
         request: http::request::Builder,
@@ -159,7 +159,7 @@ impl<'a> Client<'a> {
     }
 
     /// One request by HTTP/2 on a connection of its own.
-    pub async fn send2(
+    pub(crate) async fn send2(
         &self,
         to: impl Into<SocketAddr>,
         request: http::request::Builder,
@@ -171,7 +171,7 @@ impl<'a> Client<'a> {
     }
 }
 
-pub async fn read(response: Response<hyper::body::Incoming>) -> Answer {
+pub(crate) async fn read(response: Response<hyper::body::Incoming>) -> Answer {
     let (head, body) = response.into_parts();
     let body = body.collect().await.expect("a whole body");
     let trailers = body.trailers().cloned();
@@ -180,12 +180,12 @@ pub async fn read(response: Response<hyper::body::Incoming>) -> Answer {
 
 impl Client<'_> {
     /// The same with other certificates.
-    pub fn with(self, credentials: Arc<Credentials>) -> Self {
+    pub(crate) fn with(self, credentials: Arc<Credentials>) -> Self {
         Self { credentials, ..self }
     }
 
     /// Says `bytes` as HTTP/2 and hears frames until the end: kind and stream.
-    pub async fn raw2(&self, to: impl Into<SocketAddr>, bytes: &[u8]) -> Vec<(u8, u32)> {
+    pub(crate) async fn raw2(&self, to: impl Into<SocketAddr>, bytes: &[u8]) -> Vec<(u8, u32)> {
         let (mut read, mut write) = tokio::io::split(self.stream(to).await);
         let mut heard = Vec::new();
         // The other side may be gone before all of it is said.
@@ -214,7 +214,12 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, u32)> {
 
 impl Client<'_> {
     /// Says `bytes` on a connection of its own and hears so many back.
-    pub async fn echo(&self, to: impl Into<SocketAddr>, bytes: &[u8], most: usize) -> String {
+    pub(crate) async fn echo(
+        &self,
+        to: impl Into<SocketAddr>,
+        bytes: &[u8],
+        most: usize,
+    ) -> String {
         let mut stream = self.stream(to).await;
         stream.write_all(bytes).await.expect("said");
         stream.flush().await.expect("said");
@@ -227,7 +232,7 @@ impl Client<'_> {
 }
 
 /// A body that comes in parts, with a pause before each.
-pub fn slowly(
+pub(crate) fn slowly(
     parts: impl Iterator<Item = &'static str> + Send + 'static,
     pause: Duration,
 ) -> impl Body<Data = Bytes, Error = std::io::Error> + Send + Unpin + 'static {
@@ -239,7 +244,7 @@ pub fn slowly(
 }
 
 /// A ClientHello that asks for this name.
-pub fn hello(name: &str) -> Vec<u8> {
+pub(crate) fn hello(name: &str) -> Vec<u8> {
     let short = |length: usize| u16::try_from(length).expect("a short one").to_be_bytes();
     let length = name.len();
     let names = [&[0][..], &short(length), name.as_bytes()].concat();

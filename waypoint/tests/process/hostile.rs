@@ -14,7 +14,7 @@ use tokio::{
 use crate::lab::{CART, Lab};
 
 /// Requests that are no CONNECT, on one connection of an agent that another implementation makes.
-pub async fn plain_requests(lab: &Lab, methods: &[&str]) -> Vec<String> {
+pub(crate) async fn plain_requests(lab: &Lab, methods: &[&str]) -> Vec<String> {
     let credentials = lab.credentials("spiffe://cluster.local/ns/shop/sa/web");
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind((lab.address(100), 0).into()).expect("an address");

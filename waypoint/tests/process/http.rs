@@ -1,7 +1,8 @@
 //! Shell: requests without rules: what endpoints and clients see, and what is recorded.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use culvert_agent::clock;
 use http::{HeaderMap, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
@@ -33,7 +34,6 @@ async fn endpoints_and_clients_see_what_istios_see() {
         .header("connection", "keep-alive, x-hop")
         .header("x-hop", "1")
         .header("keep-alive", "timeout=9")
-        .header("te", "trailers")
         .header("x-envoy-peer-metadata", "forged")
         .header("x-envoy-peer-metadata-id", "forged")
         .header("x-forwarded-client-cert", "URI=spiffe://forged")
@@ -60,7 +60,6 @@ async fn endpoints_and_clients_see_what_istios_see() {
         "x-hop",
         "keep-alive",
         "connection",
-        "te",
         "x-envoy-peer-metadata",
         "x-envoy-peer-metadata-id",
         "x-forwarded-client-cert",
@@ -272,7 +271,7 @@ async fn a_client_that_leaves_ends_the_request_at_the_endpoint() {
 async fn without_a_timeout_an_answer_may_take_its_time() {
     let lab = Lab::new("").await;
     let _pod = lab.pod(1, "v1").await;
-    let began = Instant::now();
+    let began = clock::now();
     assert_eq!(lab.client().get((CART, 80), "/sleep/3000").await.status, 200);
     assert!(began.elapsed() >= Duration::from_secs(3));
 }
@@ -381,4 +380,60 @@ async fn an_answer_is_read_after_the_client_has_ended_its_side() {
     let request = Request::get("/").header("host", "cart").header("connection", "close");
     let answer = sender.send_request(request.body(Empty::<Bytes>::new()).expect("a request"));
     assert_eq!(read(answer.await.expect("a response")).await.status, 200);
+}
+
+#[tokio::test]
+async fn trailers_arrive_in_either_version() {
+    let lab = Lab::new("").await;
+    let _pod = lab.pod(1, "v1").await;
+    let request = Request::get("/trailers").header("te", "trailers");
+    let answer = lab.client().send((CART, 80), request, "").await;
+    assert_eq!(answer.trailers.expect("trailers")["x-sum"], "42");
+    let answer = lab.client().send2((CART, 81), Request::get("http://cart/trailers"), "").await;
+    assert_eq!(answer.trailers.expect("trailers")["x-sum"], "42");
+}
+
+#[tokio::test]
+async fn requests_one_behind_the_other_are_answered_in_their_order() {
+    let lab = Lab::new("").await;
+    let _pod = lab.pod(1, "v1").await;
+    let one = |path: &str, rest: &str| format!("GET {path} HTTP/1.1\r\nhost: cart\r\n{rest}\r\n");
+    let text = [one("/sleep/200", ""), one("/two", ""), one("/three", "connection: close\r\n")];
+    let heard = lab.client().raw((CART, 80), text.concat().as_bytes()).await;
+    let places = ["/sleep/200", "/two", "/three"].map(|path| heard.find(&format!("\"{path}\"")));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{heard}");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_is_told_to_go_on() {
+    let lab = Lab::new("").await;
+    let _pod = lab.pod(1, "v1").await;
+    let mut stream = lab.client().stream((CART, 80)).await;
+    let head = "POST /x HTTP/1.1\r\nhost: cart\r\ncontent-length: 5\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("said");
+    stream.flush().await.expect("said");
+    let mut heard = [0; 25];
+    stream.read_exact(&mut heard).await.expect("heard");
+    assert_eq!(&heard, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hello").await.expect("said");
+    stream.flush().await.expect("said");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.expect("heard");
+    assert!(rest.contains("\"body\":\"hello\"") && !rest.contains("\"expect\""), "{rest}");
+}
+
+#[tokio::test]
+async fn what_endpoints_agents_refuse_is_told_apart() {
+    let service = "{kind: Service, apiVersion: v1, metadata: {name: picky, namespace: shop}, spec: {clusterIP: 10.96.0.8, selector: {app: cart}, ports: [{name: http-dead, port: 86, targetPort: 8086}, {name: http-denied, port: 87, targetPort: 8087}]}}\n";
+    let lab = Lab::new(service).await;
+    let _pod = lab.pod(1, "v1").await;
+    for (port, words) in [
+        (86, "http status: 503 Service Unavailable"),
+        (87, "the endpoint's policy denies this waypoint"),
+    ] {
+        let answer = lab.client().get(([10, 96, 0, 8], port), "/").await;
+        assert_eq!(answer.status, 503);
+        assert!(answer.text().ends_with(words), "{}", answer.text());
+        lab.line(&["503 UF", words]).await;
+    }
 }

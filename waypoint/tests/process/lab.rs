@@ -26,29 +26,29 @@ use crate::{
 };
 
 /// The service of most tests: port 80 is HTTP, 81 gRPC, 82 says nothing, 83 TCP, 84 TLS.
-pub const CART: [u8; 4] = [10, 96, 0, 1];
+pub(crate) const CART: [u8; 4] = [10, 96, 0, 1];
 /// It opted out.
-pub const FREE: [u8; 4] = [10, 96, 0, 2];
+pub(crate) const FREE: [u8; 4] = [10, 96, 0, 2];
 /// Its Gateway is another.
-pub const FOREIGN: [u8; 4] = [10, 96, 0, 3];
+pub(crate) const FOREIGN: [u8; 4] = [10, 96, 0, 3];
 
-pub struct Lab {
+pub(crate) struct Lab {
     net: [u8; 2],
     folder: PathBuf,
     ca: LocalCa,
     waypoint: Option<Child>,
-    pub drain: Drain,
-    pub pool: Pool,
+    pub(crate) drain: Drain,
+    pub(crate) pool: Pool,
 }
 
 impl Lab {
     /// A mesh without pods, and no rules but `rules`.
-    pub async fn new(rules: &str) -> Self {
+    pub(crate) async fn new(rules: &str) -> Self {
         Self::configured(rules, "").await
     }
 
     /// The same with more of a configuration.
-    pub async fn configured(rules: &str, config: &str) -> Self {
+    pub(crate) async fn configured(rules: &str, config: &str) -> Self {
         let (a, b) = (rand::random_range(1..255), rand::random_range(1..255));
         let folder =
             std::env::temp_dir().join(format!("culvert-waypoint-{}", rand::random::<u64>()));
@@ -72,29 +72,29 @@ impl Lab {
     }
 
     /// An address of this mesh.
-    pub fn address(&self, host: u8) -> IpAddr {
+    pub(crate) fn address(&self, host: u8) -> IpAddr {
         Ipv4Addr::new(127, self.net[0], self.net[1], host).into()
     }
 
     /// Where the waypoint takes tunnels.
-    pub fn waypoint(&self) -> SocketAddr {
+    pub(crate) fn waypoint(&self) -> SocketAddr {
         SocketAddr::new(self.address(9), 15008)
     }
 
     /// Writes a file of the folder; a waypoint that runs follows it.
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.folder.join("m").join(name), text).expect("a written file");
     }
 
     /// Adds a pod of the service cart, of this version, and waits until the waypoint knows it.
-    pub async fn pod(&self, host: u8, version: &str) -> Pod {
+    pub(crate) async fn pod(&self, host: u8, version: &str) -> Pod {
         let pod = Pod::start(self, host).await;
         self.declare(host, version).await;
         pod
     }
 
     /// Declares a pod, whoever is there.
-    pub async fn declare(&self, host: u8, version: &str) {
+    pub(crate) async fn declare(&self, host: u8, version: &str) {
         let ip = self.address(host);
         self.write(
             &format!("cart-{host}.yaml"),
@@ -106,7 +106,7 @@ impl Lab {
     }
 
     /// Waits until the waypoint's dump is as it should be.
-    pub async fn until(&self, holds: impl Fn(&str) -> bool) {
+    pub(crate) async fn until(&self, holds: impl Fn(&str) -> bool) {
         for _ in 0..500 {
             if holds(&self.get(15000, "/config_dump").await.unwrap_or_default()) {
                 return;
@@ -117,7 +117,7 @@ impl Lab {
     }
 
     /// What one of the waypoint's own endpoints answers; `None` when nobody does, or not with 200.
-    pub async fn get(&self, port: u16, path: &str) -> Option<String> {
+    pub(crate) async fn get(&self, port: u16, path: &str) -> Option<String> {
         let address = SocketAddr::new(self.address(9), port);
         let request = format!("GET {path} HTTP/1.0\r\n\r\n");
         tokio::task::spawn_blocking(move || {
@@ -133,12 +133,12 @@ impl Lab {
     }
 
     /// What the waypoint has written.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// Waits for a line with all of these in it.
-    pub async fn line(&self, parts: &[&str]) -> String {
+    pub(crate) async fn line(&self, parts: &[&str]) -> String {
         for _ in 0..200 {
             let log = self.log();
             let found = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
@@ -151,30 +151,30 @@ impl Lab {
     }
 
     /// Certificates of an identity of the mesh.
-    pub fn credentials(&self, identity: &str) -> Arc<Credentials> {
+    pub(crate) fn credentials(&self, identity: &str) -> Arc<Credentials> {
         let svid = self.ca.issue(&identity.parse().expect("an identity"), clock::wall());
         Arc::new(Credentials::new(svid.expect("a certificate")).expect("credentials"))
     }
 
     /// A client in a pod of the mesh.
-    pub fn client(&self) -> Client<'_> {
+    pub(crate) fn client(&self) -> Client<'_> {
         Client::new(self, "spiffe://cluster.local/ns/shop/sa/web", 100)
     }
 
     /// Whom pods see.
-    pub fn own_identity() -> Identity {
+    pub(crate) fn own_identity() -> Identity {
         "spiffe://cluster.local/ns/shop/sa/waypoint".parse().expect("an identity")
     }
 
     /// Asks the waypoint to stop, and does not wait.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let child = self.waypoint.as_ref().expect("a waypoint");
         let pid = Pid::from_raw(child.id().try_into().expect("a process"));
         kill(pid, Signal::SIGTERM).expect("a signal");
     }
 
     /// Whether it has stopped.
-    pub fn has_stopped(&mut self) -> bool {
+    pub(crate) fn has_stopped(&mut self) -> bool {
         let child = self.waypoint.as_mut().expect("a waypoint");
         child.try_wait().expect("a process").is_some()
     }
@@ -222,7 +222,7 @@ impl Drop for Lab {
 }
 
 /// What pods have seen, all together.
-pub fn seen(pods: &[&Pod]) -> Vec<Seen> {
+pub(crate) fn seen(pods: &[&Pod]) -> Vec<Seen> {
     pods.iter().flat_map(|pod| pod.seen()).collect()
 }
 

@@ -36,19 +36,19 @@ use crate::lab::Lab;
 
 /// A CONNECT that came.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub authority: String,
-    pub peer: Identity,
+pub(crate) struct Seen {
+    pub(crate) authority: String,
+    pub(crate) peer: Identity,
 }
 
 /// A request that came.
 #[derive(Clone, Debug)]
-pub struct Heard {
-    pub host: String,
-    pub body: String,
+pub(crate) struct Heard {
+    pub(crate) host: String,
+    pub(crate) body: String,
 }
 
-pub struct Pod {
+pub(crate) struct Pod {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
     drain: Drain,
@@ -57,12 +57,12 @@ pub struct Pod {
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 impl Pod {
-    pub async fn start(lab: &Lab, host: u8) -> Self {
+    pub(crate) async fn start(lab: &Lab, host: u8) -> Self {
         let identity = "spiffe://cluster.local/ns/shop/sa/cart";
         Self::start_as(lab, host, identity).await
     }
 
-    pub async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
+    pub(crate) async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
         let (seen, heard, drain) = (Arc::default(), Arc::default(), Drain::default());
         let name = format!("cart-{host}");
         let at = SocketAddr::new(lab.address(host), 15008);
@@ -75,15 +75,15 @@ impl Pod {
         pod
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("a list").clone()
     }
 
-    pub fn asked(&self) -> Vec<Heard> {
+    pub(crate) fn asked(&self) -> Vec<Heard> {
         self.heard.lock().expect("a list").clone()
     }
 
-    pub async fn wait_asked(&self, count: usize) -> Vec<Heard> {
+    pub(crate) async fn wait_asked(&self, count: usize) -> Vec<Heard> {
         for _ in 0..200 {
             let asked = self.asked();
             if asked.len() >= count {
@@ -95,7 +95,7 @@ impl Pod {
     }
 
     /// Goes away with all its connections.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.drain.force();
     }
 }
@@ -230,6 +230,14 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
                 length += frame.data_ref().map_or(0, Bytes::len);
             }
             Ok(Response::new(full(length.to_string())))
+        }
+        ("trailers", _) => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-sum", HeaderValue::from_static("42"));
+            let data = Frame::data(Bytes::from_static(b"body"));
+            let mut answer = Response::new(frames(vec![Ok(data), Ok(Frame::trailers(trailers))]));
+            answer.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
+            Ok(answer)
         }
         ("socket", _) => Ok(websocket(request, &agent.drain)),
         ("shop.Cart", _) => Ok(call(request)),

@@ -32,6 +32,8 @@ async fn asked_to_stop_it_finishes_what_it_has_begun() {
         lab.terminate();
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(lab.get(15021, "/healthz/ready").await, None, "still ready");
+        // GOAWAY: its agents ask for no tunnel any more, and nobody listens for another connection.
+        assert!(lab.client().tunnel((CART, 80)).await.is_err(), "it took another tunnel");
     };
     let (answers, ()) = tokio::join!(slow, stop);
     assert_eq!((answers.0.as_u16(), answers.1.as_u16()), (200, 200));
