@@ -72,13 +72,20 @@ pub(super) fn rules(
                 note_order(&mut made.order, held, at);
             }
             Route::Tls(route) => {
-                let sni: Vec<_> = route.hostnames.iter().map(|h| h.to_ascii_lowercase()).collect();
+                // One rule for each name, so that the narrower ones come first.
+                let names =
+                    route.hostnames.iter().map(|name| vec![name.to_ascii_lowercase().into()]);
+                let names: Vec<_> =
+                    names.chain(route.hostnames.is_empty().then(Vec::new)).collect();
                 for (index, rule) in route.rules.iter().enumerate() {
                     let source = maker.source(Kind::TlsRoute, index, None);
                     let destinations = maker.bytes(rule);
-                    let sni = sni.iter().map(|sni| sni.as_str().into()).collect();
-                    let (source, client) = (Some(source), consumer.clone());
-                    made.tls.push(TlsRule { source, sni, client, destinations });
+                    made.tls.extend(names.iter().map(|sni| TlsRule {
+                        source: Some(source.clone()),
+                        sni: sni.clone(),
+                        client: consumer.clone(),
+                        destinations: destinations.clone(),
+                    }));
                 }
             }
             Route::Tcp(route) => {
@@ -93,10 +100,8 @@ pub(super) fn rules(
     // Stable: rules of one route, and blocks of one rule, stay as they are written.
     http.sort_by(|(a, _): &(Place, Rule), (b, _)| a.cmp(b));
     made.http = http.into_iter().map(|(_, rule)| rule).collect();
-    // The narrower name counts, whoever wrote it.
-    made.tls.sort_by_key(|rule| {
-        Reverse(rule.sni.iter().map(|sni| (!sni.starts_with('*'), sni.len())).max())
-    });
+    let breadth = |sni: &Arc<str>| (!sni.starts_with('*'), sni.len());
+    made.tls.sort_by_key(|rule| Reverse(rule.sni.first().map(breadth)));
     made
 }
 

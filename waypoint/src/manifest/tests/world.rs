@@ -10,7 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use super::super::{Compiled, Compiler, Settings};
 use crate::{
     backend::Backend,
-    routing::{Action, Client, Destination, Destinations, RequestHead, Rule, Target, find},
+    routing::{
+        Action, Client, Destination, Destinations, RequestHead, Rule, Step, Target, decide, find,
+    },
 };
 
 /// A mesh of objects.
@@ -85,6 +87,12 @@ impl World {
         self.rule(request).map_or_else(|| "404".to_owned(), said)
     }
 
+    /// What happens to a request, for a number that is drawn: the backend, the new path and authority,
+    /// changed headers of the request and of the response; or an answer with its location.
+    pub(super) fn decide(&self, request: &str, draw: u32) -> String {
+        Asked::of(request).decide(self, draw)
+    }
+
     /// How a destination is called.
     pub(super) fn backend(&self, host: &str, port: u16, subset: Option<&str>) -> Option<Backend> {
         let reference = crate::routing::BackendRef {
@@ -152,15 +160,17 @@ impl Asked {
         asked
     }
 
-    fn find<'w>(&self, world: &'w World) -> Option<&'w Rule> {
-        let routes = world.compiled.table.port(&self.host, self.port).expect(&self.host);
-        let client = Client {
+    fn client(&self) -> Client<'_> {
+        Client {
             address: "10.0.9.9:1".parse().unwrap(),
             identity: None,
             namespace: Some(&self.namespace),
             labels: &self.labels,
-        };
-        let head = RequestHead {
+        }
+    }
+
+    fn head<'a>(&'a self, client: &'a Client<'a>) -> RequestHead<'a> {
+        RequestHead {
             method: &self.method,
             scheme: "http",
             authority: &self.authority,
@@ -168,10 +178,55 @@ impl Asked {
             query: self.query.as_deref(),
             version: Version::HTTP_11,
             headers: &self.headers,
-            client: &client,
+            client,
             dialled: format!("10.96.0.1:{}", self.port).parse().unwrap(),
+        }
+    }
+
+    fn find<'w>(&self, world: &'w World) -> Option<&'w Rule> {
+        let routes = world.compiled.table.port(&self.host, self.port).expect(&self.host);
+        find(routes, &self.head(&self.client()))
+    }
+
+    fn decide(&self, world: &World, draw: u32) -> String {
+        let routes = world.compiled.table.port(&self.host, self.port).expect(&self.host);
+        let changed = |headers: &HeaderMap, before: &HeaderMap| {
+            let kept = headers.iter().filter(|(name, value)| {
+                let before: Vec<_> = before.get_all(*name).iter().collect();
+                !before.contains(value) && !name.as_str().starts_with("x-envoy")
+            });
+            let gone = before.keys().filter(|name| !headers.contains_key(*name));
+            let kept = kept.map(|(name, value)| format!(" {name}={}", value.to_str().unwrap()));
+            kept.chain(gone.map(|name| format!(" -{name}"))).collect::<String>()
         };
-        find(routes, &head)
+        match decide(routes, &self.head(&self.client()), &mut || draw).step {
+            Step::Answer(answer) => {
+                let location =
+                    answer.headers.get("location").map(|l| l.to_str().unwrap().to_owned());
+                format!(
+                    "{}{}",
+                    answer.status.as_str(),
+                    location.map_or(String::new(), |l| format!(" {l}"))
+                )
+            }
+            Step::Forward(onward) => {
+                let mut request = self.headers.clone();
+                onward.request.apply(None, &mut request);
+                let mut response = HeaderMap::new();
+                onward.response.apply(Some(http::StatusCode::OK), &mut response);
+                let name = onward.backend.host.split('.').next().unwrap();
+                let path = onward.target.map_or(String::new(), |path| format!(" {path}"));
+                let to = onward
+                    .authority
+                    .map_or(String::new(), |to| format!(" @{}", to.to_str().unwrap()));
+                let response = changed(&response, &HeaderMap::new()).replace(' ', " <");
+                format!(
+                    "{name}:{}{path}{to}{}{response}",
+                    onward.backend.port,
+                    changed(&request, &self.headers)
+                )
+            }
+        }
     }
 }
 

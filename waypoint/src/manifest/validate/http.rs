@@ -175,7 +175,9 @@ fn operations(at: &str, edits: &HeaderOperations, request: bool, findings: &mut 
         }
     }
     for (index, name) in edits.remove.iter().enumerate() {
-        findings.check(&format!("{at}/remove/{index}"), operand(name, false));
+        let at = format!("{at}/remove/{index}");
+        let refused = Edits::default().remove([name.as_str()]).err().map(|error| error.to_string());
+        findings.check(&at, operand(name, false).and(refused.map_or(Ok(()), Err)));
     }
 }
 

@@ -200,7 +200,11 @@ fn all(at: &str, filters: &[Filter], known: &[&str], findings: &mut Findings) {
                     findings.invalid(&at, error.to_string());
                 }
             }
-            modifier.remove.iter().for_each(|name| findings.check(&at, names::header(name)));
+            for name in &modifier.remove {
+                if let Err(error) = Edits::default().remove([name.as_str()]) {
+                    findings.invalid(&at, error.to_string());
+                }
+            }
         }
         if let Some(mirror) = &filter.request_mirror {
             let both = mirror.percent.is_some() && mirror.fraction.is_some();
