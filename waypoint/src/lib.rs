@@ -21,9 +21,11 @@ pub mod listener;
 pub mod upstream;
 
 pub mod mesh;
+
 pub mod record;
 
 pub mod attachment;
+
 pub mod exchange;
 
 pub mod entrance;
@@ -33,6 +35,8 @@ pub mod dump;
 pub mod operators;
 
 pub mod app;
+
+pub mod analyze;
 
 pub mod admin;
 pub mod connections;

@@ -196,7 +196,7 @@ impl Folder {
     }
 
     /// Everything that is wrong with the files.
-    pub(super) fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<_> = self.damaged().flat_map(|file| file.problems.clone()).collect();
         problems.extend(self.twice_of(false));
         problems

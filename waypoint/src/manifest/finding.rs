@@ -37,39 +37,34 @@ pub enum What {
 
 /// What is found in one object, in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Findings(pub(super) Vec<Finding>);
+pub(crate) struct Findings(pub(crate) Vec<Finding>);
 
 impl Findings {
     /// The object makes no sense.
-    pub(super) fn invalid(&mut self, pointer: &str, text: impl Into<String>) {
+    pub(crate) fn invalid(&mut self, pointer: &str, text: impl Into<String>) {
         self.add(pointer, What::Invalid(text.into()));
     }
 
     /// Something has no effect, or another than it seems.
-    pub(super) fn discouraged(&mut self, pointer: &str, text: impl Into<String>) {
+    pub(crate) fn discouraged(&mut self, pointer: &str, text: impl Into<String>) {
         self.add(pointer, What::Discouraged(text.into()));
     }
 
     /// Notes a finding.
-    pub(super) fn add(&mut self, pointer: &str, what: What) {
+    pub(crate) fn add(&mut self, pointer: &str, what: What) {
         self.0.push(Finding { pointer: pointer.to_owned(), what });
     }
 
     /// Notes why a check failed.
-    pub(super) fn check(&mut self, pointer: &str, checked: Result<(), String>) {
+    pub(crate) fn check(&mut self, pointer: &str, checked: Result<(), String>) {
         if let Err(text) = checked {
             self.invalid(pointer, text);
         }
     }
-
-    /// Whether the object makes sense.
-    pub(super) fn is_valid(&self) -> bool {
-        !self.0.iter().any(|finding| matches!(finding.what, What::Invalid(_)))
-    }
 }
 
 /// A pointer in the way Kubernetes writes fields: `spec.http[0].match`.
-pub(super) fn field(pointer: &str) -> String {
+pub(crate) fn field(pointer: &str) -> String {
     let mut text = String::new();
     for step in pointer.split('/').skip(1) {
         let step = step.replace("~1", "/").replace("~0", "~");
@@ -86,6 +81,6 @@ pub(super) fn field(pointer: &str) -> String {
 }
 
 /// A key as a step of a pointer.
-pub(super) fn step(key: &str) -> String {
+pub(crate) fn step(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }

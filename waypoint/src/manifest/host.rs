@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// A host name in full: a short one (no dot) is that of a service of this namespace. Lower case.
-pub(super) fn full(host: &str, namespace: &str, domain: &str) -> String {
+pub(crate) fn full(host: &str, namespace: &str, domain: &str) -> String {
     let host = host.to_ascii_lowercase();
     if host == "*" || host.contains('.') || host.parse::<IpAddr>().is_ok() {
         return host;
@@ -12,12 +12,12 @@ pub(super) fn full(host: &str, namespace: &str, domain: &str) -> String {
 }
 
 /// Whether a name stands for many.
-pub(super) fn is_wildcard(host: &str) -> bool {
+pub(crate) fn is_wildcard(host: &str) -> bool {
     host.starts_with('*')
 }
 
 /// Whether two names, either of which may be a wildcard, have one in common (Istio's `Name.Matches`).
-pub(super) fn overlap(one: &str, other: &str) -> bool {
+pub(crate) fn overlap(one: &str, other: &str) -> bool {
     match (one.strip_prefix('*'), other.strip_prefix('*')) {
         (None, None) => one == other,
         (Some(suffix), None) => other.ends_with(suffix),
@@ -27,7 +27,7 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
 }
 
 /// Whether all names that `narrow` stands for are names of `wide` (Istio's `Name.SubsetOf`).
-pub(super) fn covers(wide: &str, narrow: &str) -> bool {
+pub(crate) fn covers(wide: &str, narrow: &str) -> bool {
     match (wide.strip_prefix('*'), narrow.strip_prefix('*')) {
         (None, None) => wide == narrow,
         (None, Some(_)) => false,

@@ -4,7 +4,7 @@ use culvert_agent::manifest::Declared;
 
 use super::{
     destination_rule::DestinationRule,
-    finding::Findings,
+    finding::{Finding, Findings},
     gateway_api::{Grant, ParentRef, Route},
     host::full,
     read, validate,
@@ -18,6 +18,13 @@ pub(super) enum Object {
     /// With the hosts of its parents.
     Route(Box<Route>, Vec<String>),
     Grant(Grant),
+}
+
+/// Everything that is wrong with an object by itself.
+pub(crate) fn findings(declared: &Declared, domain: &str) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    object(declared, domain, &mut findings);
+    findings.0
 }
 
 /// Reads and checks an object; `None` when it cannot be read at all.

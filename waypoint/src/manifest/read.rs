@@ -23,7 +23,7 @@ struct Whole<T> {
 
 /// The object's spec; `None` when it cannot be one. Fields that nobody knows are found invalid: a
 /// condition that is misspelt must not let everything through.
-pub(super) fn spec<T: DeserializeOwned>(declared: &Declared, findings: &mut Findings) -> Option<T> {
+pub(crate) fn spec<T: DeserializeOwned>(declared: &Declared, findings: &mut Findings) -> Option<T> {
     let log = Log::default();
     let read = Whole::<T>::deserialize(Node::of(&declared.object, &log));
     for pointer in log.unknown.take() {

@@ -6,11 +6,11 @@ use serde::{Deserialize, Deserializer, de::Error};
 
 /// A duration in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Time(pub(super) Duration);
+pub(crate) struct Time(pub(crate) Duration);
 
 impl Time {
     /// Istio's rule for durations (`ValidateDuration`).
-    pub(super) fn check(self) -> Result<(), String> {
+    pub(crate) fn check(self) -> Result<(), String> {
         if self.0 < Duration::from_millis(1) {
             Err("duration must be greater than 1ms".into())
         } else if !self.0.subsec_nanos().is_multiple_of(1_000_000) {
@@ -21,7 +21,7 @@ impl Time {
     }
 
     /// The duration, unless it is zero.
-    pub(super) fn nonzero(self) -> Option<Duration> {
+    pub(crate) fn nonzero(self) -> Option<Duration> {
         (!self.0.is_zero()).then_some(self.0)
     }
 }
