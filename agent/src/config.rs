@@ -96,13 +96,13 @@ pub enum CaptureMode {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum SameNode {
-    /// The agent joins their connections: identity and policy are checked as ever, and nothing is
-    /// encrypted, because nothing leaves the kernel's memory.
+    /// The agent joins the first connection of a pair: identity and policy are checked as ever, and
+    /// nothing is encrypted, because nothing leaves the kernel's memory. The next ones go from pod to
+    /// pod while its verdict holds.
     #[default]
-    Direct,
-    /// The same, and the next connections of a pair that the agent has joined go from pod to pod while
-    /// its verdict holds. Not yet for pods that may be hostile: see docs/architecture.md, "Limits".
     Kernel,
+    /// The agent joins each connection.
+    Direct,
     /// By a tunnel, as between nodes.
     Hbone,
 }

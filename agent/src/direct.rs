@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_ebpf::abi::{MAX_FLOWS, MAX_VERDICTS, direct::VERDICT_NS};
+use culvert_ebpf::abi::{MANY_FLOWS, MAX_VERDICTS, direct::VERDICT_NS};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, timeout},
@@ -28,16 +28,16 @@ use crate::{
 
 mod pass;
 mod standing;
+mod sweep;
 
 use pass::{Cut, Open, Pass};
 pub use standing::{Question, Standing, is_sole, standing};
+use sweep::sweep;
 
 /// How often verdicts are extended: twice in the time that they hold.
 const EXTEND: Duration = Duration::from_nanos(VERDICT_NS / 2);
 /// For how long a verdict is extended without a connection.
 const IN_USE: Duration = Duration::from_secs(60);
-/// Connections that may be open by verdicts before new ones are joined by the agent again.
-const MOST_FLOWS: usize = MAX_FLOWS / 4 * 3;
 /// Events that are looked at in one turn.
 const MOST_EVENTS: usize = 256;
 /// How long the last events may take.
@@ -68,8 +68,8 @@ struct Table {
     held: HashMap<(Arc<str>, SocketAddr), u64>,
     /// Pods between which connections take another way than from pod to pod, by their uids.
     barred: HashSet<(Arc<str>, Arc<str>)>,
-    /// What an earlier agent left open.
-    strays: Vec<DirectFlow>,
+    /// Something may be open of which it is not known whose verdict it went by.
+    strays: bool,
     /// Connections that are open.
     open: usize,
     /// Events that the kernel had no room for, and those of which the connections were searched.
@@ -97,7 +97,7 @@ impl Direct {
             passes: HashMap::new(),
             held: HashMap::new(),
             barred: HashSet::new(),
-            strays: kernel.flows()?,
+            strays: !kernel.flows()?.is_empty(),
             open: 0,
             lost: kernel.lost(),
             searched: kernel.lost(),
@@ -131,7 +131,7 @@ impl Direct {
         };
         let mut table = self.lock();
         let key = pass.key();
-        let full = table.open >= MOST_FLOWS || table.held.len() >= MAX_VERDICTS;
+        let full = table.open >= MANY_FLOWS || table.held.len() >= MAX_VERDICTS;
         let barred = table.barred.contains(&(key.0.clone(), pass.server.uid().clone()));
         // Judged under the lock: whatever changes from here on finds the verdict in the table.
         if full || barred || table.stopping || self.judged(&pass) != Standing::Holds {
@@ -183,8 +183,9 @@ impl Direct {
                 told = events.next(MOST_EVENTS) => match told {
                     Ok(told) => told.into_iter().for_each(|(event, flow)| self.told(event, &flow)),
                     Err(error) => {
+                        // What cannot be followed cannot be judged.
                         tracing::error!(%error, "the kernel tells nothing any more");
-                        return self.stop();
+                        return self.cut().await;
                     }
                 },
                 Ok(()) = snapshots.changed() => self.judge(),
@@ -255,47 +256,46 @@ impl Direct {
     fn end(&self, table: &mut Table, mut cut: Vec<(u64, Cut)>) {
         let is_due = |pass: &Pass| pass.cut.is_none() || !pass.open.is_empty();
         cut.retain(|(number, _)| table.passes.get(number).is_some_and(is_due));
-        let numbers: HashSet<u64> = cut.iter().map(|(number, _)| *number).collect();
+        let mut numbers = HashSet::new();
         for (number, cut) in cut {
             if let Some(pass) = table.passes.get_mut(&number) {
                 pass.cut = Some(cut);
+                numbers.insert(number);
             }
         }
-        if !numbers.is_empty() {
-            self.destroy(table, &numbers);
-        }
+        self.end_numbers(table, numbers);
     }
 
-    /// The kernel's own list decides what is open: it has also what nobody was told of yet.
-    fn destroy(&self, table: &Table, numbers: &HashSet<u64>) {
-        let flows = match self.kernel.flows() {
-            Ok(flows) => flows,
-            Err(error) => return tracing::error!(%error, "cannot list direct connections"),
-        };
-        for number in numbers {
-            let Some(pass) = table.passes.get(number) else { continue };
-            let own = flows.iter().filter(|flow| flow.number == *number);
-            if let Err(error) = pass.source.destroy(own) {
-                tracing::error!(%error, pod = %pass.source.uid(), "cannot end direct connections");
-            }
-        }
+    fn end_numbers(&self, table: &Table, numbers: HashSet<u64>) {
+        let passes = numbers.iter().filter_map(|number| table.passes.get(number));
+        let both = passes.flat_map(|pass| [&pass.source, &pass.server]);
+        let pods: HashMap<_, _> = both.map(|pod| (pod.uid().clone(), pod.clone())).collect();
+        sweep(&self.kernel, pods.into_values().collect(), move |flow| {
+            numbers.contains(&flow.number)
+        });
     }
 
-    /// Nobody judges what an earlier agent let through.
+    /// Nobody judges connections of which it is not known whose verdict they went by, as those that an
+    /// earlier agent let through.
     fn end_strays(&self, table: &mut Table) {
-        let pods = self.pods.borrow();
-        for pod in pods.values() {
-            let own: Vec<_> = table.strays.extract_if(.., |flow| flow.is_of(pod)).collect();
-            if let Err(error) = pod.destroy(own.iter()) {
-                tracing::error!(%error, pod = %pod.uid(), "cannot end direct connections");
-            }
+        if !table.strays {
+            return;
         }
+        let Ok(flows) = self.kernel.flows() else { return };
+        let (next, known) = (table.next, table.passes.keys().copied().collect::<HashSet<_>>());
+        let is_stray = move |flow: &DirectFlow| flow.number < next && !known.contains(&flow.number);
+        table.strays = flows.iter().any(&is_stray);
+        let pods = self.pods.borrow();
+        let has_one =
+            |pod: &&Arc<LocalPod>| flows.iter().any(|flow| is_stray(flow) && flow.is_of(pod));
+        let pods = pods.values().filter(has_one).cloned().collect();
+        sweep(&self.kernel, pods, is_stray);
     }
 
     fn extend(&self) {
         let mut table = self.lock();
         let now = clock::now();
-        let full = table.open >= MOST_FLOWS;
+        let full = table.open >= MANY_FLOWS;
         let held: Vec<u64> = table.held.values().copied().collect();
         for number in held {
             let Some(pass) = table.passes.get(&number) else { continue };
@@ -305,6 +305,14 @@ impl Direct {
             }
         }
         self.find_lost(&mut table);
+        self.end_strays(&mut table);
+        // Whatever should have ended by now, and did not.
+        let left = |(number, pass): (&u64, &Pass)| {
+            (pass.cut.is_some() && !pass.open.is_empty()).then_some(*number)
+        };
+        let left: HashSet<u64> = table.passes.iter().filter_map(left).collect();
+        self.end_numbers(&table, left);
+        self.make_room();
         // What is told of their last connections may still come, so the others stay for a while.
         let held: HashSet<u64> = table.held.values().copied().collect();
         table.passes.retain(|number, pass| {
@@ -313,7 +321,19 @@ impl Direct {
         });
     }
 
-    /// Ends the records of connections whose end the kernel had no room to tell.
+    /// Where the kernel had no room, it looks at verdicts again once it has.
+    fn make_room(&self) {
+        let is_roomy = || self.kernel.flows().is_ok_and(|flows| flows.len() < MANY_FLOWS);
+        if self.kernel.is_crowded()
+            && is_roomy()
+            && let Err(error) = self.kernel.reopen()
+        {
+            tracing::error!(%error, "connections between pods of this node go through the agent");
+        }
+    }
+
+    /// Compares with the kernel's own list, when it had no room to tell of something: ends the records
+    /// of connections that are gone, and begins those of connections that nobody was told of.
     fn find_lost(&self, table: &mut Table) {
         let lost = self.kernel.lost();
         // What was told in the meantime has been read at the next turn.
@@ -334,6 +354,9 @@ impl Direct {
                 table.open -= 1;
             }
         }
+        for flow in flows.iter().filter(|flow| flow.was_accepted) {
+            self.opened(table, flow);
+        }
     }
 
     /// What the kernel tells of a connection becomes its records.
@@ -343,20 +366,30 @@ impl Direct {
         let Some(pass) = table.passes.get_mut(&flow.number) else { return };
         pass.used = clock::now();
         match event {
-            DirectEvent::Opened => {
-                let (open, denied) = self.open(pass, flow);
-                pass.open.insert(flow.id(), open);
-                table.open += 1;
-                if let Some(verdict) = denied {
-                    self.withdraw(&mut table, flow.number);
-                    self.end(&mut table, vec![(flow.number, Cut::Denied(verdict))]);
-                }
-            }
+            DirectEvent::Opened => self.opened(&mut table, flow),
             DirectEvent::Misled => self.bar(&mut table, flow),
             DirectEvent::Unreached
             | DirectEvent::Finished
             | DirectEvent::ResetByClient
             | DirectEvent::ResetByServer => self.ended(&mut table, event, flow),
+        }
+    }
+
+    /// A connection that is open begins its records, and is judged once more.
+    fn opened(&self, table: &mut Table, flow: &DirectFlow) {
+        let Some(pass) = table.passes.get_mut(&flow.number) else {
+            table.strays = true;
+            return;
+        };
+        if pass.open.contains_key(&flow.id()) {
+            return;
+        }
+        let (open, denied) = self.open(pass, flow);
+        pass.open.insert(flow.id(), open);
+        table.open += 1;
+        if let Some(verdict) = denied {
+            self.withdraw(table, flow.number);
+            self.end(table, vec![(flow.number, Cut::Denied(verdict))]);
         }
     }
 
@@ -384,14 +417,13 @@ impl Direct {
         self.withdraw(table, flow.number);
         let Some(pass) = table.passes.get(&flow.number) else { return };
         let pair = (pass.source.uid().clone(), pass.server.uid().clone());
-        if table.barred.contains(&pair) {
-            return;
+        let socket = flow.id();
+        sweep(&self.kernel, vec![pass.source.clone(), pass.server.clone()], move |flow| {
+            flow.id() == socket
+        });
+        if table.barred.insert(pair.clone()) {
+            tracing::warn!(client = %pair.0, server = %pair.1, "a connection from pod to pod did not arrive as it left: the agent joins them");
         }
-        tracing::warn!(client = %pair.0, server = %pair.1, "a connection from pod to pod did not arrive as it left: the agent joins them");
-        if let Err(error) = pass.source.destroy(std::iter::once(flow)) {
-            tracing::error!(%error, "cannot end a direct connection");
-        }
-        table.barred.insert(pair);
     }
 
     /// Both records of a connection, which was judged once more, and what policies deny it by.

@@ -4,7 +4,7 @@
 pub mod direct;
 
 /// Version of these layouts, part of the pin path: agents with other layouts never share maps.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The port on which mesh peers deliver tunnels (HBONE).
 pub const HBONE_PORT: u16 = 15008;
@@ -19,9 +19,10 @@ pub const MAX_HANDSHAKES: usize = 1 << 14;
 pub const MAX_PROBES: usize = 1 << 14;
 /// Verdicts of the agent that the kernel may act on by itself, at most.
 pub const MAX_VERDICTS: usize = 1 << 14;
-/// Connections that are open by such verdicts, at most: the next one is refused. The agent leaves no
-/// verdicts long before.
+/// Connections that are open by such verdicts, at most: the next one is refused.
 pub const MAX_FLOWS: usize = 1 << 16;
+/// Once there was no room, new connections are for the agent until there are fewer than so many.
+pub const MANY_FLOWS: usize = MAX_FLOWS / 4 * 3;
 /// Bytes for events that the agent has not read yet.
 pub const EVENT_BYTES: usize = 1 << 20;
 /// Listening sockets per pod: plaintext and tunnels.
@@ -38,16 +39,21 @@ pub const NODE_PREFIXES: u32 = 1;
 /// Map `NODE`: not 0 when every destination of enrolled pods is captured, not only what the mesh
 /// knows.
 pub const NODE_CAPTURE_ALL: u32 = 2;
+/// Map `NODE`: not 0 when there was no room for another connection by a verdict, and verdicts are
+/// not looked at. The kernel sets it, the agent takes it back.
+pub const NODE_CROWDED: u32 = 3;
 /// Entries of map `NODE`.
-pub const NODE_ENTRIES: usize = 3;
+pub const NODE_ENTRIES: usize = 4;
 
 /// How long a handshake may take between agent and application, nanoseconds. A note that is older
 /// belongs to a connection that failed, and must not be taken by a later one with the same ports.
 pub const HANDSHAKE_NS: u64 = 15_000_000_000;
 /// How long an exemption for a node process stays valid, nanoseconds; it also ends with its socket.
 pub const PROBE_NS: u64 = 1_000_000_000;
-/// In the place of that time: the connection is none of a node process, and must not be let in.
-pub const PROBE_REFUSED: u64 = 0;
+/// In that time: the connection is none of a node process, and must not be let in.
+pub const PROBE_REFUSED: u64 = 1 << 63;
+/// How long that holds, nanoseconds: longer than the kernel waits for the last step of a handshake.
+pub const REFUSED_NS: u64 = 120_000_000_000;
 
 /// An address of 16 bytes as the kernel's four words in network order.
 pub type Ip = [u32; 4];

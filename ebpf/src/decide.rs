@@ -1,7 +1,10 @@
 //! Pure: facts about a socket or packet → what becomes of it, and why.
 //! Never: a map look-up (callers pass one in), never who may talk to whom.
 use crate::{
-    abi::{HBONE_PORT, Ip, MAPPED, PROBE_NS, Pod, ROLE_AGENT, ROLE_DIALLED, ROLE_DIRECT},
+    abi::{
+        HBONE_PORT, Ip, MAPPED, PROBE_NS, PROBE_REFUSED, Pod, REFUSED_NS, ROLE_AGENT, ROLE_DIALLED,
+        ROLE_DIRECT,
+    },
     why::Why,
 };
 
@@ -121,6 +124,12 @@ pub fn steer(
 #[inline(always)]
 pub const fn probe_holds(at: u64, now: u64) -> bool {
     now.wrapping_sub(at) < PROBE_NS
+}
+
+/// Whether what was written at `at` refuses the connection.
+#[inline(always)]
+pub const fn is_refused(at: u64, now: u64) -> bool {
+    at & PROBE_REFUSED != 0 && now.wrapping_sub(at & !PROBE_REFUSED) < REFUSED_NS
 }
 
 /// Whether the address is 127.0.0.0/8 or ::1.

@@ -62,6 +62,13 @@ impl Sockets {
         self.client & CLOSED == 0 && self.server & OPEN == 0
     }
 
+    /// Whether the last step of the handshake may still arrive when the client's socket is gone: its
+    /// SYN was let in (`admitted`), and no server's socket came of it yet.
+    #[inline(always)]
+    pub const fn await_a_step(self, admitted: u16) -> bool {
+        admitted != 0 && self.server & OPEN == 0
+    }
+
     /// The bytes that an application was sent, by what its socket counted: the kernel counts the other
     /// side's end as one more. A socket that waits for that end and then closes has heard it, unless
     /// its application was gone before: then the other side had not said it.

@@ -94,11 +94,18 @@ pub enum Why {
     LookupDirect,
     /// lookup: dropped, the verdict does not hold any more.
     LookupRevoked,
+    /// connect: to the agent in spite of a verdict, because too many are open by verdicts.
+    ConnectCrowded,
+    /// The last step of a handshake came when its client's socket was gone: nothing leaves the
+    /// accepted socket.
+    AcceptLate,
+    /// A socket that nothing may leave could not be tied.
+    TieFailed,
 }
 
 impl Why {
     /// Every reason, in counter order.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 47] = [
         Self::ConnectOtherProtocol,
         Self::ConnectNotEnrolled,
         Self::ConnectAgent,
@@ -143,6 +150,9 @@ impl Why {
         Self::EventLost,
         Self::LookupDirect,
         Self::LookupRevoked,
+        Self::ConnectCrowded,
+        Self::AcceptLate,
+        Self::TieFailed,
     ];
 
     /// The reason as metrics and dumps name it.
@@ -192,6 +202,9 @@ impl Why {
             Self::EventLost => "event_lost",
             Self::LookupDirect => "lookup_direct",
             Self::LookupRevoked => "lookup_revoked",
+            Self::ConnectCrowded => "connect_crowded",
+            Self::AcceptLate => "accept_late",
+            Self::TieFailed => "tie_failed",
         }
     }
 }

@@ -171,6 +171,28 @@ fn agents_whose_programs_are_gone_attach_them_again() -> Result<()> {
 }
 
 #[test]
+fn what_an_agent_of_another_version_left_is_taken_over_and_removed() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let to = mesh.server.at(80);
+    let listener = mesh.server.inside.listen(to)?;
+    drop(joined(&listener, &mesh.client.inside, to)?);
+    for (agent, node) in [(&mut mesh.a1, &mesh.lab.nodes[0]), (&mut mesh.a2, &mesh.lab.nodes[1])] {
+        agent.kill()?;
+        let own = pins(node)?;
+        let other = node.pin().join("v1");
+        fs::rename(&own, &other)?;
+        agent.restart()?;
+        assert!(own.exists());
+        until("the other version is gone", || !other.exists());
+    }
+    let (mut near, mut far, peer) = joined(&listener, &mesh.client.inside, to)?;
+    say(&mut near, &mut far, b"by the new one")?;
+    assert_eq!(peer, near.local_addr()?);
+    assert!(mesh.a1.kernel("connect_redirected")? > 0);
+    Ok(())
+}
+
+#[test]
 fn an_agent_that_starts_with_a_damaged_folder_opens_nothing() -> Result<()> {
     let mut mesh = Mesh::new()?;
     let to = mesh.server.at(80);

@@ -29,7 +29,7 @@ impl OneNode {
         let lab = Lab::new(1)?;
         lab.namespace("shop", true)?;
         let (client, server) = (pod(&lab, 1, "client")?, pod(&lab, 1, "server")?);
-        let agent = lab.agent_with(1, "agent.same_node = \"kernel\"")?;
+        let agent = lab.agent(1)?;
         Ok(Self { agent, client, server, lab })
     }
 
@@ -81,7 +81,7 @@ impl OneNode {
 }
 
 /// The first connection of a pair: once a byte has passed, the agent has left its verdict.
-fn meet(listener: &TcpListener, client: &Pod, to: SocketAddr) -> Result<()> {
+pub(crate) fn meet(listener: &TcpListener, client: &Pod, to: SocketAddr) -> Result<()> {
     let (mut near, mut far, _) = joined(listener, &client.inside, to)?;
     say(&mut near, &mut far, b"hello")
 }

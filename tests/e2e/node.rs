@@ -34,10 +34,13 @@ impl OneNode {
     }
 }
 
+/// The agent joins each connection, not only the first of a pair.
+const JOINED: &str = "agent.same_node = \"direct\"";
+
 #[test]
 fn pods_of_one_node_are_joined_and_both_records_say_so() -> Result<()> {
     for (extra, protocol, path) in [
-        ("", "direct", "direct, same node, without a tunnel"),
+        (JOINED, "direct", "direct, same node, without a tunnel"),
         ("agent.same_node = \"hbone\"", "hbone", "HBONE tunnel"),
     ] {
         let node = OneNode::new(extra)?;
@@ -64,7 +67,7 @@ fn pods_of_one_node_are_joined_and_both_records_say_so() -> Result<()> {
 
 #[test]
 fn policies_hold_between_pods_of_one_node() -> Result<()> {
-    let node = OneNode::new("")?;
+    let node = OneNode::new(JOINED)?;
     let OneNode { agent, client, server, lab } = &node;
     let (to, stranger) = (server.at(80), unmeshed(lab, 1, "stranger")?);
     echo(server.inside.listen(to)?);
@@ -102,7 +105,7 @@ fn policies_hold_between_pods_of_one_node() -> Result<()> {
 
 #[test]
 fn ends_resets_and_pressure_pass_between_pods_of_one_node() -> Result<()> {
-    let node = OneNode::new("")?;
+    let node = OneNode::new(JOINED)?;
     let to = node.server.at(80);
     let listener = node.server.inside.listen(to)?;
     let connection = || joined(&listener, &node.client.inside, to);

@@ -1,20 +1,21 @@
 //! What the kernel remembers of a verdict of the agent: nobody else's, and not a moment too long.
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use e2e::{Factory, Pod, system::ip, until};
+use e2e::{Factory, Pod, hoard::Hoard, system::ip, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use socket2::{Domain, Protocol, SockRef};
 
 use crate::{
-    direct::OneNode,
-    mesh::{ask, echo, is_cut, pod},
+    direct::{OneNode, meet},
+    mesh::{ask, echo, is_cut, pod, say},
 };
 
 #[test]
@@ -246,11 +247,116 @@ fn an_address_that_another_pod_has_by_now_inherits_nothing() -> Result<()> {
     let source = near.local_addr()?;
     agent.record("it failed", |r| r.source == source && r.reason == "connect_failed");
     drop(listener);
-    echo(server.inside.listen(to)?);
+    // Another test's new process has the old one, too, for a moment.
+    until("the port is free", || server.inside.listen(to).map(echo).is_ok());
     until("the new pod is reached through the agent", || {
         let before = agent.kernel("connect_redirected").unwrap_or(0);
         let asked = client.inside.connect(to).is_ok_and(|mut stream| ask(&mut stream, 2).is_ok());
         asked && agent.kernel("connect_redirected").is_ok_and(|now| now > before)
     });
+    Ok(())
+}
+
+#[test]
+fn sockets_that_are_tied_to_an_interface_are_ended_all_the_same() -> Result<()> {
+    let node = OneNode::new()?;
+    let to = node.server.at(80);
+    let listener = node.server.inside.listen(to)?;
+    meet(&listener, &node.client, to)?;
+    let mut open = node.directly(&node.client, to)?;
+    let mut far = listener.accept()?.0;
+    for stream in [&open, &far] {
+        SockRef::from(stream).bind_device(Some(b"eth0"))?;
+    }
+    say(&mut open, &mut far, b"hello")?;
+    node.deny("client")?;
+    for stream in [&mut open, &mut far] {
+        let cut = stream.read(&mut [0; 8]).expect_err("a cut, not an end");
+        assert_ne!(cut.kind(), ErrorKind::WouldBlock, "{stream:?}");
+        assert!(stream.write(b"more").is_err());
+    }
+    node.both(open.local_addr()?, ["reset_by_server", "revoked"]);
+    Ok(())
+}
+
+#[test]
+fn both_sockets_are_ended_where_no_reset_arrives() -> Result<()> {
+    let node = OneNode::new()?;
+    let to = node.server.at(80);
+    let listener = node.server.inside.listen(to)?;
+    meet(&listener, &node.client, to)?;
+    let mut open = node.directly(&node.client, to)?;
+    let mut far = listener.accept()?.0;
+    say(&mut open, &mut far, b"hello")?;
+    // A pod that may change its own network drops what it does not want to hear, or to say.
+    for pod in [&node.client, &node.server] {
+        let name = pod.netns().file_name().and_then(|name| name.to_str());
+        ip(name, "link set eth0 down\n")?;
+    }
+    node.deny("client")?;
+    for stream in [&mut open, &mut far] {
+        let cut = stream.read(&mut [0; 8]).expect_err("a cut, not an end");
+        assert_ne!(cut.kind(), ErrorKind::WouldBlock, "{stream:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn who_fills_the_kernels_list_costs_others_nothing_but_the_short_way() -> Result<()> {
+    let node = OneNode::new()?;
+    let other = pod(&node.lab, 1, "other")?;
+    until("all are enrolled", || node.agent.enrolled().is_ok_and(|pods| pods == 3));
+    let to = node.server.at(80);
+    echo(node.server.inside.listen(to)?);
+    node.introduce(&other, to)?;
+    ask(&mut node.directly(&other, to)?, 1)?;
+    // A listener whose queue is full leaves a SYN without an answer.
+    let mut hoards = Vec::new();
+    let mut listeners = Vec::new();
+    // Of the ports that a client may come from, one half is found at once.
+    for port in 81..=85 {
+        let to = node.server.at(port);
+        let listener = node.server.inside.tcp(to)?;
+        listener.bind(&to.into())?;
+        listener.listen(0)?;
+        let listener = TcpListener::from(listener);
+        meet(&listener, &node.client, to)?;
+        listeners.push(listener);
+        hoards.push(Hoard::start((node.client.netns(), node.client.cgroup()), to, 14_000)?);
+    }
+    until("the list is full", || node.agent.kernel("open_full").is_ok_and(|full| full > 0));
+    let before = node.ways()?.1;
+    for number in 0..20 {
+        ask(&mut other.inside.connect(to)?, number)?;
+    }
+    assert_eq!(node.ways()?.1, before, "past the agent");
+    assert!(node.agent.kernel("connect_crowded")? >= 20);
+    drop(hoards);
+    until("the way is short again", || {
+        let before = node.ways().expect("counters").1;
+        node.introduce(&other, to).expect("an answer");
+        node.ways().expect("counters").1 > before
+    });
+    Ok(())
+}
+
+#[test]
+fn a_multipath_socket_is_under_the_same_rules() -> Result<()> {
+    let node = OneNode::new()?;
+    let to = node.server.at(80);
+    echo(node.server.inside.listen(to)?);
+    node.introduce(&node.client, to)?;
+    let socket = node.client.inside.socket(Domain::IPV4, Protocol::MPTCP)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.connect(&to.into())?;
+    let mut open = TcpStream::from(socket);
+    ask(&mut open, 1)?;
+    let source = open.local_addr()?;
+    node.deny("client")?;
+    assert!(open.read(&mut [0; 8]).is_err(), "a cut, not an end");
+    let record = node.agent.record("it was known whose it is", |r| {
+        r.direction == "inbound" && r.source == source && r.reason == "revoked"
+    });
+    assert_eq!(record.source_identity, Some(node.client.identity()));
     Ok(())
 }

@@ -57,13 +57,13 @@ impl Factory {
         self.process.id()
     }
 
-    /// A socket that nothing was done to.
+    /// A socket that nothing was done to. `protocol` is one of TCP, UDP and multipath TCP.
     ///
     /// # Errors
-    /// When the process is gone.
-    pub fn socket(&self, domain: Domain, kind: Type) -> Result<Socket> {
+    /// When the process is gone, or the kernel has no such socket.
+    pub fn socket(&self, domain: Domain, protocol: Protocol) -> Result<Socket> {
         let line = self.line.lock().map_err(|_| anyhow::anyhow!("a test panicked here"))?;
-        let request = [u8::from(domain == Domain::IPV6), u8::from(kind == Type::DGRAM)];
+        let request = [u8::from(domain == Domain::IPV6), place(protocol)?];
         rustix::io::write(&*line, &request)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -86,7 +86,7 @@ impl Factory {
     /// # Errors
     /// When the process is gone.
     pub fn tcp(&self, like: SocketAddr) -> Result<Socket> {
-        let socket = self.socket(Domain::for_address(like), Type::STREAM)?;
+        let socket = self.socket(Domain::for_address(like), Protocol::TCP)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(socket)
@@ -125,6 +125,14 @@ impl Drop for Factory {
     }
 }
 
+/// What sockets are made of.
+const PROTOCOLS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::MPTCP];
+
+fn place(protocol: Protocol) -> Result<u8> {
+    let place = PROTOCOLS.iter().position(|known| *known == protocol);
+    Ok(u8::try_from(place.context("no such protocol is made")?)?)
+}
+
 /// The factory's own process: makes sockets until its standard input is closed.
 ///
 /// # Errors
@@ -135,11 +143,9 @@ pub fn serve() -> Result<()> {
     let mut request = [0; 2];
     while rustix::io::read(line, &mut request)? == request.len() {
         let domain = if request[0] == 1 { Domain::IPV6 } else { Domain::IPV4 };
-        let (kind, protocol) = match request[1] {
-            1 => (Type::DGRAM, Protocol::UDP),
-            _ => (Type::STREAM, Protocol::TCP),
-        };
-        pass(line, Socket::new(domain, kind, Some(protocol))?)?;
+        let protocol = PROTOCOLS.get(usize::from(request[1])).context("such a protocol")?;
+        let kind = if *protocol == Protocol::UDP { Type::DGRAM } else { Type::STREAM };
+        pass(line, Socket::new(domain, kind, Some(*protocol))?)?;
         rustix::io::write(line, &[2])?;
     }
     Ok(())

@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod factory;
 pub mod fuzz;
+pub mod hoard;
 pub mod lab;
 pub mod load;
 pub mod shop;

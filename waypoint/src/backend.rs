@@ -6,5 +6,5 @@ pub mod model;
 pub use endpoints::{Endpoint, endpoints};
 pub use model::{
     Algorithm, Backend, Backends, CallPolicy, ClientTls, ConnectionPool, HashKey, HashTable,
-    LoadBalancer, OutlierDetection, ServiceBackends, TlsMode,
+    LoadBalancer, OutlierDetection, ServiceBackends, TlsMode, Upgrade,
 };

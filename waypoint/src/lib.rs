@@ -4,11 +4,37 @@
 
 pub mod path;
 
+pub mod grpc;
+
 pub mod routing;
 
 pub mod backend;
 
 pub mod manifest;
+
+pub mod outcome;
+
+pub mod body;
+
+pub mod listener;
+
+pub mod upstream;
+
+pub mod mesh;
+
+pub mod record;
+
+pub mod attachment;
+
+pub mod exchange;
+
+pub mod entrance;
+
+pub mod config;
+pub mod dump;
+pub mod operators;
+
+pub mod app;
 
 pub mod analyze;
 

@@ -428,6 +428,18 @@ pub(super) struct AllowedRoutes {
 pub(super) struct AllowedNamespaces {
     /// `Same` unless given, `All`, or `Selector`.
     pub(super) from: String,
+    /// Which, if by their labels.
+    pub(super) selector: LabelSelector,
+}
+
+/// Labels that something must have.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct LabelSelector {
+    /// All of these.
+    pub(super) match_labels: Labels,
+    /// Conditions that are not understood: who has some selects nothing.
+    pub(super) match_expressions: Vec<serde_json::Value>,
 }
 
 /// What is.

@@ -5,9 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use nix::net::if_::if_nameindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::direct::DirectFlow;
+use super::direct::End;
 
 const AF_NETLINK: i32 = 16;
 const NETLINK_SOCK_DIAG: i32 = 4;
@@ -17,13 +18,18 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
 const ENOENT: i32 = 2;
-const LOOPBACK_INDEX: u32 = 1;
+/// Another socket has these addresses and ports.
+const ESTALE: i32 = 116;
 
 /// Size of a request: `nlmsghdr` and `inet_diag_req_v2`.
 const REQUEST: usize = 16 + 56;
 
 /// A line to the kernel about sockets of one namespace: that in which it was opened.
-pub(super) struct Diag(Socket);
+pub(super) struct Diag {
+    netlink: Socket,
+    /// Interfaces that a socket may be tied to; 0 for none.
+    interfaces: Vec<u32>,
+}
 
 impl Diag {
     /// Opens the line.
@@ -33,16 +39,18 @@ impl Diag {
             Type::RAW,
             Some(Protocol::from(NETLINK_SOCK_DIAG)),
         )?;
-        Ok(Self(netlink))
+        let there = if_nameindex().map_err(io::Error::from)?;
+        let tied = there.iter().map(|interface| interface.index());
+        Ok(Self { netlink, interfaces: std::iter::once(0).chain(tied).collect() })
     }
 
-    /// Resets the connection at its client's socket. One that is gone is fine.
-    pub(super) fn destroy(&self, flow: &DirectFlow) -> io::Result<()> {
-        // The kernel may have tied it to the loopback, and is then to be asked about that.
-        for interface in [0, LOOPBACK_INDEX] {
-            match self.ask(&request((flow.source, flow.endpoint), interface, flow.socket))? {
+    /// Ends a connection at one of its sockets. One that is gone is fine. One that is tied to an
+    /// interface, by the kernel's program or by the application, is found only if that is named.
+    pub(super) fn destroy(&self, end: &End) -> io::Result<()> {
+        for interface in &self.interfaces {
+            match self.ask(&request((end.local, end.remote), *interface, end.socket))? {
                 0 => return Ok(()),
-                error if error == -ENOENT => {}
+                error if error == -ENOENT || error == -ESTALE => {}
                 error => return Err(io::Error::from_raw_os_error(-error)),
             }
         }
@@ -51,9 +59,9 @@ impl Diag {
 
     /// The kernel's answer, an error number below zero or zero.
     fn ask(&self, request: &[u8]) -> io::Result<i32> {
-        self.0.send(request)?;
+        self.netlink.send(request)?;
         let mut answer = [0; 512];
-        let length = (&self.0).read(&mut answer)?;
+        let length = (&self.netlink).read(&mut answer)?;
         let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let code = answer.get(..length).and_then(|answer| answer.get(16..20)).ok_or_else(short)?;
         Ok(i32::from_ne_bytes(code.try_into().map_err(|_| short())?))

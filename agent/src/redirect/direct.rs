@@ -8,10 +8,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use culvert_ebpf::{
     abi::{
-        Arriving,
+        Arriving, NODE_CROWDED,
         direct::{
             DIALLED_SIZE, Dialled, EVENT_FINISHED, EVENT_MISLED, EVENT_OPENED,
             EVENT_RESET_BY_CLIENT, EVENT_RESET_BY_SERVER, EVENT_SIZE, EVENT_UNREACHED, Event,
@@ -48,9 +48,20 @@ pub struct DirectFlow {
     pub was_open: bool,
     /// Whether the server's socket was.
     pub was_accepted: bool,
-    /// The namespace of the client.
-    netns: u64,
-    /// The client's socket.
+    /// The namespaces of client and server.
+    namespaces: [u64; 2],
+    /// Their sockets; the server's is 0 until there is one.
+    sockets: [u64; 2],
+}
+
+/// One side's socket of such a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// Its own address.
+    pub(super) local: SocketAddr,
+    /// The other side's.
+    pub(super) remote: SocketAddr,
+    /// What tells it from any other socket.
     pub(super) socket: u64,
 }
 
@@ -88,6 +99,7 @@ pub struct Way<'a> {
 pub struct Shortcuts {
     directory: PathBuf,
     counters: PerCpuArray<MapData, u64>,
+    node: Mutex<Array<MapData, u64>>,
     tables: Mutex<Tables>,
 }
 
@@ -116,8 +128,10 @@ impl Shortcuts {
         let flows = flows.map_err(named("FLOWS"))?;
         let counters = PerCpuArray::try_from(Map::PerCpuArray(pinned(directory, "COUNTERS")?))
             .map_err(named("COUNTERS"))?;
-        let directory = directory.to_owned();
-        Ok(Self { directory, counters, tables: Mutex::new(Tables { verdicts, flows }) })
+        let node =
+            Array::try_from(Map::Array(pinned(directory, "NODE")?)).map_err(named("NODE"))?;
+        let (directory, node) = (directory.to_owned(), Mutex::new(node));
+        Ok(Self { directory, counters, node, tables: Mutex::new(Tables { verdicts, flows }) })
     }
 
     /// What the kernel tells from now on.
@@ -179,10 +193,27 @@ impl Shortcuts {
         Ok(flows)
     }
 
+    /// Whether the kernel leaves verdicts alone, because there was no room for another connection.
+    pub fn is_crowded(&self) -> bool {
+        self.node().get(&NODE_CROWDED, 0).is_ok_and(|crowded| crowded != 0)
+    }
+
+    /// Lets it look at verdicts again.
+    ///
+    /// # Errors
+    /// When the map cannot be changed.
+    pub fn reopen(&self) -> Result<(), Error> {
+        self.node().set(NODE_CROWDED, 0, 0).map_err(named("NODE"))
+    }
+
     /// Events that the kernel had no room for, ever.
     pub fn lost(&self) -> u64 {
         let lost = self.counters.get(&(Why::EventLost as u32), 0);
         lost.map_or(0, |values| values.iter().sum())
+    }
+
+    fn node(&self) -> MutexGuard<'_, Array<MapData, u64>> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -191,14 +222,26 @@ impl Shortcuts {
 }
 
 impl DirectFlow {
-    /// Whether it is this pod's.
-    pub fn is_of(&self, source: &LocalPod) -> bool {
-        self.netns == source.cookie
+    /// Whether one of its sockets is this pod's.
+    pub fn is_of(&self, pod: &LocalPod) -> bool {
+        self.namespaces.contains(&pod.cookie)
     }
 
     /// What tells its client's socket from any other.
     pub fn id(&self) -> u64 {
-        self.socket
+        self.sockets[0]
+    }
+
+    /// Its sockets in this namespace.
+    pub(super) fn ends_in(&self, namespace: u64) -> impl Iterator<Item = End> {
+        let [client, server] = self.sockets;
+        let ends = [
+            End { local: self.source, remote: self.endpoint, socket: client },
+            End { local: self.endpoint, remote: self.source, socket: server },
+        ];
+        let there =
+            move |(end, own): (End, u64)| (own == namespace && end.socket != 0).then_some(end);
+        ends.into_iter().zip(self.namespaces).filter_map(there)
     }
 }
 
@@ -265,8 +308,8 @@ fn described(tuple: &Arriving, flow: &Flow) -> DirectFlow {
         age: clock::kernel().saturating_sub(flow.opened),
         was_open: flow.client_state & open != 0,
         was_accepted: flow.server_state & open != 0,
-        netns: flow.client,
-        socket: flow.client_socket,
+        namespaces: [flow.client, flow.server],
+        sockets: [flow.client_socket, flow.server_socket],
     }
 }
 

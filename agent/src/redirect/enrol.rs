@@ -19,7 +19,7 @@ use super::{
     addresses::words,
     direct::Shortcuts,
     listener::{self, Arrival, Captured, Listeners},
-    loader::{Attachment, Settings, versioned},
+    loader::{Attachment, Settings, remove_other_versions, versioned},
     maps::{self, MAX_DESTINATIONS, Maps},
     netns::Netns,
     pod::LocalPod,
@@ -271,7 +271,7 @@ impl Enrolment {
             self.release(*cookie, &[])?;
         }
         self.leaving.push((clock::now() + LINGER, orphaned));
-        Ok(())
+        remove_other_versions(&self.settings.pin)
     }
 
     /// The reverse order of enrolment: nothing is captured before nothing is steered. The kernel

@@ -123,13 +123,30 @@ pub fn unload(pin: &Path) -> Result<usize, Error> {
         return Ok(0);
     }
     require_bpffs(pin)?;
-    let ours = |name: &String| name.strip_prefix('v').is_some_and(|v| v.parse::<u32>().is_ok());
-    let mut removed = 0;
-    for name in names(pin)?.into_iter().filter(ours) {
-        removed += remove_tree(&pin.join(name))?;
-    }
+    let removed = remove_versions(pin, |_| true)?;
     if names(pin)?.is_empty() {
         fs::remove_dir(pin).map_err(|source| Error::file("remove", pin, source))?;
+    }
+    Ok(removed)
+}
+
+/// Removes what agents with other layouts of the maps left. Until then theirs take connections to a
+/// port on which nobody listens, so pods that they enrolled are closed.
+pub(super) fn remove_other_versions(pin: &Path) -> Result<(), Error> {
+    let removed = remove_versions(pin, |version| version != abi::VERSION)?;
+    if removed > 0 {
+        tracing::info!(removed, "removed what an agent of another version left in the kernel");
+    }
+    Ok(())
+}
+
+fn remove_versions(pin: &Path, which: impl Fn(u32) -> bool) -> Result<usize, Error> {
+    let version = |name: &String| name.strip_prefix('v').and_then(|v| v.parse::<u32>().ok());
+    let mut removed = 0;
+    for name in names(pin)? {
+        if version(&name).is_some_and(&which) {
+            removed += remove_tree(&pin.join(name))?;
+        }
     }
     Ok(removed)
 }

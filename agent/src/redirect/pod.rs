@@ -108,13 +108,17 @@ impl LocalPod {
         self.maps.original_destination(stream)
     }
 
-    /// Ends these connections, which the pod's applications opened, and nothing else: a reset for
-    /// both sides. One that is gone already is fine.
+    /// Ends these connections at the sockets that the pod's applications have in them, and nothing
+    /// else: a reset for the other side. One that is gone already is fine.
     ///
     /// # Errors
     /// When the kernel does not take the request.
-    pub fn destroy<'a>(&self, flows: impl Iterator<Item = &'a DirectFlow>) -> io::Result<()> {
+    pub fn destroy(&self, flows: &[DirectFlow]) -> io::Result<()> {
+        let mut ends = flows.iter().flat_map(|flow| flow.ends_in(self.cookie)).peekable();
+        if ends.peek().is_none() {
+            return Ok(());
+        }
         let diag = self.netns.within(Diag::open)??;
-        flows.map(|flow| diag.destroy(flow)).fold(Ok(()), Result::and)
+        ends.map(|end| diag.destroy(&end)).fold(Ok(()), Result::and)
     }
 }

@@ -15,8 +15,8 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{
-        Ip, MAPPED, Mark, NODE_CAPTURE_ALL, NODE_PREFIXES, Pod, ROLE_DIALLED, ROLE_DIRECT,
-        ROLE_NONE,
+        Ip, MAPPED, Mark, NODE_CAPTURE_ALL, NODE_CROWDED, NODE_PREFIXES, Pod, ROLE_DIALLED,
+        ROLE_DIRECT, ROLE_NONE,
         direct::{Dialled, Verdict},
         ip_bytes,
     },
@@ -126,6 +126,10 @@ unsafe fn verdict(
     unsafe {
         let verdict = *VERDICTS.get(dialled)?;
         if bpf_ktime_get_ns() >= verdict.expires {
+            return None;
+        }
+        if NODE.get(NODE_CROWDED).is_none_or(|crowded| *crowded != 0) {
+            count(Why::ConnectCrowded);
             return None;
         }
         let own = if is_mapped(&dialled.ip) { pod.ip4 } else { pod.ip6 };

@@ -10,21 +10,30 @@ use aya_ebpf::{
 };
 use culvert_ebpf::{
     abi::{
-        Arriving, Mark, PROBE_REFUSED,
-        direct::{Dialled, EVENT_MISLED, EVENT_OPENED, EVENT_RESET_BY_CLIENT, Event, Flow},
+        Arriving, Mark, NODE_CROWDED, PROBE_REFUSED,
+        direct::{
+            Dialled, EVENT_MISLED, EVENT_OPENED, EVENT_RESET_BY_CLIENT, EVENT_UNREACHED, Event,
+            Flow,
+        },
     },
+    decide::is_refused,
     flow::{CLOSED, OPEN, Side, Sockets, news, tcp},
     why::Why,
 };
 
 use super::{
     count::count,
-    maps::{EVENTS, FLOWS, PROBES, VERDICTS},
+    maps::{EVENTS, FLOWS, NODE, PODS, PROBES, VERDICTS},
     sockops::{Ends, follow},
 };
 
 const SOL_SOCKET: i32 = 1;
+const SO_KEEPALIVE: i32 = 9;
 const SO_BINDTOIFINDEX: i32 = 62;
+const SOL_TCP: i32 = 6;
+const TCP_KEEPIDLE: i32 = 4;
+const TCP_KEEPINTVL: i32 = 5;
+const TCP_KEEPCNT: i32 = 6;
 /// The loopback is the first interface of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -52,14 +61,11 @@ pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u
                 && verdict.ip == ends.remote
         });
         let followed = follow(ops);
-        let Some(verdict) = verdict.filter(|_| followed) else {
-            let _ = PROBES.insert(&key, &PROBE_REFUSED, 0);
-            return count(Why::OpenRevoked);
-        };
+        let verdict = verdict.filter(|_| followed);
         let flow = Flow {
             number: mark.tag,
             client: netns,
-            server: verdict.server,
+            server: verdict.map_or(0, |verdict| verdict.server),
             client_socket: socket,
             server_socket: 0,
             opened: now,
@@ -71,12 +77,49 @@ pub(super) unsafe fn open_directly(ops: *mut bpf_sock_ops, mark: &Mark, netns: u
             server_state: 0,
             admitted: 0,
         };
+        if verdict.is_none() {
+            refuse(&key, now);
+            tell(event(), EVENT_UNREACHED, &key, &flow);
+            return count(Why::OpenRevoked);
+        }
         if FLOWS.insert(&key, &flow, 0).is_err() {
-            let _ = PROBES.insert(&key, &PROBE_REFUSED, 0);
+            if let Some(crowded) = NODE.get_ptr_mut(NODE_CROWDED) {
+                write(crowded, 1);
+            }
+            refuse(&key, now);
+            tell(event(), EVENT_UNREACHED, &key, &flow);
             return count(Why::OpenFull);
         }
         let _ = PROBES.remove(&key);
         count(Why::OpenDirect);
+    }
+}
+
+/// Nothing of this connection is let in, or answered, from now on.
+#[inline(always)]
+fn refuse(key: &Arriving, now: u64) {
+    let _ = PROBES.insert(key, &(now | PROBE_REFUSED), 0);
+}
+
+/// Ties the socket to the loopback, where nothing of its connection arrives; and as nothing answers
+/// there, the kernel gives it up after two seconds.
+#[inline(always)]
+unsafe fn tie(ops: *mut bpf_sock_ops) {
+    let options = [
+        (SOL_SOCKET, SO_BINDTOIFINDEX, LOOPBACK_INDEX),
+        (SOL_TCP, TCP_KEEPIDLE, 1),
+        (SOL_TCP, TCP_KEEPINTVL, 1),
+        (SOL_TCP, TCP_KEEPCNT, 1),
+        (SOL_SOCKET, SO_KEEPALIVE, 1),
+    ];
+    for (level, name, mut value) in options {
+        let size = size_of::<u32>() as i32;
+        // SAFETY: as in `sockops::connections`; the value is as large as is said.
+        let failed =
+            unsafe { bpf_setsockopt(ops.cast(), level, name, (&raw mut value).cast(), size) };
+        if failed != 0 {
+            count(Why::TieFailed);
+        }
     }
 }
 
@@ -92,9 +135,7 @@ pub(super) unsafe fn answered_directly(ops: *mut bpf_sock_ops, ends: &Ends) {
         if flow.is_some_and(|flow| read(&raw const (*flow).admitted) != 0) {
             return count(Why::OpenAdmitted);
         }
-        let mut loopback = LOOPBACK_INDEX;
-        let size = size_of::<u32>() as i32;
-        bpf_setsockopt(ops.cast(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut loopback).cast(), size);
+        tie(ops);
         if let Some(flow) = flow {
             tell(event(), EVENT_MISLED, &key, flow);
         }
@@ -108,14 +149,17 @@ pub(super) unsafe fn accepted_directly(ops: *mut bpf_sock_ops, netns: u64, ends:
     // SAFETY: as in `sockops::connections`; the entry stays readable until the program ends.
     unsafe {
         let key = ends.arrived();
-        let Some(flow) = FLOWS.get_ptr_mut(&key) else {
-            return count(Why::AcceptUnmarked);
-        };
-        if !sockets(flow).await_a_server() {
+        let flow = FLOWS.get_ptr_mut(&key);
+        if flow.is_none() && !is_late(&key) || PODS.get(&netns).is_none() {
             return count(Why::AcceptUnmarked);
         }
+        let Some(flow) = flow.filter(|flow| sockets(*flow).await_a_server()) else {
+            tie(ops);
+            return count(Why::AcceptLate);
+        };
         // Whoever has the pod's address by now is another one.
         if netns != (*flow).server || !follow(ops) {
+            tie(ops);
             tell(event(), EVENT_MISLED, &key, flow);
             return count(Why::AcceptMisled);
         }
@@ -129,6 +173,14 @@ pub(super) unsafe fn accepted_directly(ops: *mut bpf_sock_ops, netns: u64, ends:
         }
         count(Why::AcceptDirect);
     }
+}
+
+/// Whether the client's socket was gone before the last step of its handshake came: somebody else
+/// than the kernel may have made that step.
+#[inline(always)]
+unsafe fn is_late(key: &Arriving) -> bool {
+    // SAFETY: the value is a plain integer, read once.
+    unsafe { PROBES.get(key).is_some_and(|at| is_refused(*at, bpf_ktime_get_ns())) }
 }
 
 /// A socket changes its state. Says whether it is one of a connection that goes by a verdict.
@@ -188,21 +240,25 @@ unsafe fn end(key: &Arriving, flow: *mut Flow, side: Side) {
     // SAFETY: as in `sockops::connections`; the flow is copied before it is removed.
     unsafe {
         let event = event();
-        let Some(kind) = sockets(flow).ending(side) else {
+        let both = sockets(flow);
+        if side == Side::Client && both.await_a_step(read(&raw const (*flow).admitted)) {
+            refuse(key, bpf_ktime_get_ns());
+        }
+        let Some(kind) = both.ending(side) else {
             if let Some(event) = event {
                 event.discard(0);
             }
             return;
         };
-        let Some(mut event) = event else {
-            let _ = FLOWS.remove(key);
-            return;
-        };
-        event.write(Event { tuple: *key, kind, flow: *flow });
-        if FLOWS.remove(key).is_ok() {
-            event.submit(0);
-        } else {
-            event.discard(0);
+        let told = Event { tuple: *key, kind, flow: *flow };
+        let removed = FLOWS.remove(key).is_ok();
+        match event {
+            Some(mut event) if removed => {
+                event.write(told);
+                event.submit(0);
+            }
+            Some(event) => event.discard(0),
+            None => {}
         }
     }
 }

@@ -8,11 +8,8 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use culvert_ebpf::{
-    abi::{
-        Arriving, Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED, PROBE_REFUSED,
-        direct::Flow,
-    },
-    decide::{Exemption, Steer, probe_holds, steer as decide},
+    abi::{Arriving, Ip, LISTEN_HBONE, LISTEN_PLAIN, LISTENERS_PER_POD, MAPPED, direct::Flow},
+    decide::{Exemption, Steer, is_refused, probe_holds, steer as decide},
     flow::Sockets,
     why::Why,
 };
@@ -67,10 +64,14 @@ pub(super) fn steer(ctx: SkLookupContext) -> u32 {
 unsafe fn exemption(arriving: &Arriving) -> Exemption {
     // SAFETY: values are plain integers, and an entry that is replaced meanwhile fails the checks.
     unsafe {
-        match PROBES.get(arriving) {
-            Some(at) if *at == PROBE_REFUSED => return Exemption::Revoked,
-            Some(at) if probe_holds(*at, bpf_ktime_get_ns()) => return Exemption::Probe,
-            Some(_) | None => {}
+        if let Some(at) = PROBES.get(arriving) {
+            let now = bpf_ktime_get_ns();
+            if is_refused(*at, now) {
+                return Exemption::Revoked;
+            }
+            if probe_holds(*at, now) {
+                return Exemption::Probe;
+            }
         }
         let Some(flow) = FLOWS.get_ptr_mut(arriving) else {
             return Exemption::None;

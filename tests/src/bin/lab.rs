@@ -1,11 +1,11 @@
 //! Shell: what runs inside the lab's namespaces: socket factories, programs, load.
 #![forbid(unsafe_code)]
 
-use std::{os::unix::process::CommandExt, path::PathBuf, process::Command};
+use std::{net::SocketAddr, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::{factory, load, shop};
+use e2e::{factory, hoard, load, shop};
 
 /// Runs things inside the lab's namespaces and control groups.
 #[derive(Parser)]
@@ -30,6 +30,13 @@ enum Task {
     },
     /// Make sockets for whoever holds the other end of standard input.
     Factory,
+    /// Dial an address many times, and hold the sockets until standard input is closed.
+    Hoard {
+        /// Where to.
+        to: SocketAddr,
+        /// How many times.
+        count: u32,
+    },
     /// Put load on a TCP service, or be one. Prints one JSON line.
     Load(load::Arguments),
     /// Be an application of the demo's shop.
@@ -48,6 +55,7 @@ fn main() -> Result<()> {
             Err(Command::new(name).args(arguments).exec().into())
         }
         Task::Factory => factory::serve(),
+        Task::Hoard { to, count } => hoard::run(to, count),
         Task::Load(arguments) => load::run(&arguments),
         Task::Shop(arguments) => shop::run(&arguments),
     }

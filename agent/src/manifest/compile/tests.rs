@@ -278,7 +278,35 @@ fn labels_of_object_and_namespace_name_the_waypoint() {
     let problems: Vec<_> = snapshot.problems().iter().map(|p| p.text.as_str()).collect();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems.iter().any(|text| text.contains("shop/gone, which does not exist")));
-    assert!(problems.iter().any(|text| text.contains("does not admit other namespaces")));
+    assert!(problems.iter().any(|text| text.contains("does not admit this namespace")));
+}
+
+#[test]
+fn a_gateway_admits_namespaces_by_their_labels() {
+    let admitting = |selector: &str| {
+        let allowed =
+            format!("allowedRoutes: {{namespaces: {{from: Selector, selector: {selector}}}}}");
+        let text = WAYPOINTS
+            .replace(
+                "{name: mesh, port: 15008, protocol: HBONE}",
+                &format!("{{name: mesh, port: 15008, protocol: HBONE, {allowed}}}"),
+            )
+            .replace("{name: other, labels: {", "{name: other, labels: {team: a, ");
+        let snapshot = snapshot(&text);
+        let far = snapshot.service_named("far.other.svc.cluster.local").unwrap();
+        far.waypoint.as_ref().map(|waypoint| waypoint.destination.to_string()).unwrap()
+    };
+    let (open, shut) = ("waypoint.shop.svc.cluster.local", "shop/waypoint");
+    for (selector, expected) in [
+        ("{matchLabels: {team: a}}", open),
+        ("{matchLabels: {kubernetes.io/metadata.name: other}}", open),
+        ("{matchLabels: {team: b}}", shut),
+        ("{matchLabels: {team: a, tier: x}}", shut),
+        ("{matchLabels: {team: a}, matchExpressions: [{key: x, operator: Exists}]}", shut),
+        ("{}", shut),
+    ] {
+        assert_eq!(admitting(selector), expected, "{selector}");
+    }
 }
 
 #[test]
