@@ -25,10 +25,10 @@ use crate::manifest::Settings;
 /// Everything that is worth saying about a folder and the mesh that it declares, the worst first.
 pub fn analyze(folder: &Folder, snapshot: &Snapshot, settings: &Settings) -> Vec<Message> {
     let mut messages = schema::messages(folder, snapshot, settings);
-    let objects = schema::Typed::of(folder);
+    let objects = schema::Typed::of(folder, &settings.cluster_domain);
     messages.extend(hosts::messages(&objects, settings));
     messages.extend(destinations::messages(&objects, snapshot, settings));
-    messages.extend(destination_rules::messages(&objects, snapshot, settings));
+    messages.extend(destination_rules::messages(&objects, snapshot));
     messages.extend(policies::messages(snapshot));
     messages.sort();
     messages.dedup();

@@ -167,13 +167,13 @@ impl Folder {
     }
 
     /// All objects for waypoints, by kind, namespace and name.
-    pub fn for_waypoints(&self) -> impl Iterator<Item = (&Name, &Declared)> {
+    pub fn for_waypoints(&self) -> impl Iterator<Item = (&Name, &Arc<Declared>)> {
         let all = declared::KINDS.into_iter().flat_map(|kind| self.of_kind(kind));
         all.filter_map(|(name, found)| Some((name, found.object.declared()?)))
     }
 
     /// The object for waypoints of this name.
-    pub fn declared(&self, name: &Name) -> Option<&Declared> {
+    pub fn declared(&self, name: &Name) -> Option<&Arc<Declared>> {
         self.get(name)?.object.declared()
     }
 

@@ -1,6 +1,6 @@
 //! Pure: the fields that we honour of each kind of Kubernetes object.
 //! Never: behaviour. Fields that we do not know are other people's, and no error.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer};
 
@@ -33,12 +33,12 @@ pub(super) enum Object {
     /// A Gateway, for the waypoints.
     Gateway(Gateway),
     /// What only waypoints understand.
-    Declared(Box<Declared>),
+    Declared(Arc<Declared>),
 }
 
 impl Object {
     /// What only waypoints understand, if it is that.
-    pub(super) fn declared(&self) -> Option<&Declared> {
+    pub(super) fn declared(&self) -> Option<&Arc<Declared>> {
         if let Self::Declared(declared) = self { Some(declared) } else { None }
     }
 }

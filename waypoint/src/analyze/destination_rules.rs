@@ -7,25 +7,16 @@ use super::{
     message::{Code, Message},
     schema::Typed,
 };
-use crate::{
-    backend::endpoints::has,
-    manifest::{Settings, host},
-};
+use crate::{backend::endpoints::has, manifest::host};
 
-pub(super) fn messages(
-    objects: &Typed<'_>,
-    snapshot: &Snapshot,
-    settings: &Settings,
-) -> Vec<Message> {
+pub(super) fn messages(objects: &Typed<'_>, snapshot: &Snapshot) -> Vec<Message> {
     let mut messages = Vec::new();
-    for (declared, rule) in &objects.rules {
-        let home = &declared.metadata.namespace;
-        let name = host::full(&rule.host, home, &settings.cluster_domain);
-        let meant: Vec<_> = match host::is_wildcard(&name) {
+    for (declared, name, rule) in &objects.rules {
+        let meant: Vec<_> = match host::is_wildcard(name) {
             true => {
-                snapshot.services().filter(|s| host::overlap(&name, &s.hostname)).cloned().collect()
+                snapshot.services().filter(|s| host::overlap(name, &s.hostname)).cloned().collect()
             }
-            false => service(snapshot, &name).into_iter().collect(),
+            false => service(snapshot, name).into_iter().collect(),
         };
         if meant.is_empty() {
             let text = format!(

@@ -2,10 +2,7 @@
 //! Never: routes of the Gateway API, whose backends answer 500 when they are missing.
 use std::sync::Arc;
 
-use culvert_agent::{
-    discovery::{Service, Snapshot},
-    manifest::Declared,
-};
+use culvert_agent::discovery::{Service, Snapshot};
 
 use super::{
     message::{Code, Message},
@@ -27,7 +24,7 @@ pub(super) fn messages(
         for (pointer, mirror, destination) in destinations(object) {
             let name = host::full(&destination.host, home, &settings.cluster_domain);
             let found = check(destination, service(snapshot, &name).as_deref(), mirror);
-            let subset = subset(destination, &name, mirror, (objects, settings));
+            let subset = subset(destination, &name, mirror, objects);
             for (code, text) in found.into_iter().chain(subset) {
                 messages.push(Message::about(code, declared, &format!("{pointer}/host"), text));
             }
@@ -105,16 +102,12 @@ fn subset(
     destination: &Destination,
     name: &str,
     mirror: bool,
-    (objects, settings): (&Typed<'_>, &Settings),
+    objects: &Typed<'_>,
 ) -> Option<(Code, String)> {
     let wanted = &destination.subset;
-    let has =
-        |(declared, rule): &(&Declared, crate::manifest::destination_rule::DestinationRule)| {
-            let own =
-                host::full(&rule.host, &declared.metadata.namespace, &settings.cluster_domain);
-            host::covers(&own, name) && rule.subsets.iter().any(|subset| subset.name == *wanted)
-        };
-    if wanted.is_empty() || objects.rules.iter().any(has) {
+    let mut rules = objects.rules.iter().filter(|(_, own, _)| host::covers(own, name));
+    let mut has = || rules.any(|(.., rule)| rule.subsets.iter().any(|other| other.name == *wanted));
+    if wanted.is_empty() || has() {
         return None;
     }
     let what = if mirror { "mirror+subset" } else { "host+subset" };

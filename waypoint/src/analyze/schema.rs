@@ -8,7 +8,7 @@ use culvert_agent::{
 
 use super::message::{Code, Message};
 use crate::manifest::{
-    Settings, What, destination_rule::DestinationRule, finding::Findings, intake, read,
+    Settings, What, destination_rule::DestinationRule, finding::Findings, host, intake, read,
     virtual_service::VirtualService,
 };
 
@@ -58,23 +58,26 @@ fn said(what: What) -> (Code, String) {
 #[derive(Debug, Default)]
 pub(super) struct Typed<'f> {
     pub(super) virtual_services: Vec<(&'f Declared, VirtualService)>,
-    pub(super) rules: Vec<(&'f Declared, DestinationRule)>,
+    /// With their host names in full.
+    pub(super) rules: Vec<(&'f Declared, String, DestinationRule)>,
 }
 
 impl<'f> Typed<'f> {
     /// Those of a folder.
-    pub(super) fn of(folder: &'f Folder) -> Self {
+    pub(super) fn of(folder: &'f Folder, domain: &str) -> Self {
         let mut typed = Self::default();
         for (_, declared) in folder.for_waypoints() {
             let mut findings = Findings::default();
             match declared.kind {
                 "VirtualService" => {
                     let spec = read::spec(declared, &mut findings);
-                    typed.virtual_services.extend(spec.map(|spec| (declared, spec)));
+                    typed.virtual_services.extend(spec.map(|spec| (&**declared, spec)));
                 }
                 "DestinationRule" => {
-                    let spec = read::spec(declared, &mut findings);
-                    typed.rules.extend(spec.map(|spec| (declared, spec)));
+                    let spec: Option<DestinationRule> = read::spec(declared, &mut findings);
+                    let name = |host: &str| host::full(host, &declared.metadata.namespace, domain);
+                    let rule = spec.map(|spec| (&**declared, name(&spec.host), spec));
+                    typed.rules.extend(rule);
                 }
                 _ => {}
             }

@@ -202,6 +202,10 @@ fn analyze(asked: &Analyze, output: Output) -> Result<ExitCode> {
         eprintln!("Skipping file {path}, recognized file extensions are: [.json .yaml .yml]");
     }
     let names: Vec<_> = texts.keys().cloned().collect();
+    anyhow::ensure!(
+        !names.is_empty(),
+        "no file with objects among these: give .yaml, .yml or .json"
+    );
     let mut folder = Folder::default();
     folder.update(texts.into_iter().map(|(path, text)| (path, Ok(text))).collect());
     let domain = || asked.cluster_domain.clone();

@@ -77,6 +77,8 @@ pub struct Compiler {
     snapshot: Snapshot,
     table: Table,
     backends: Backends,
+    /// Services whose host names are wildcards.
+    wild: BTreeSet<Arc<str>>,
     /// Services whose routes name a host.
     naming: HashMap<String, BTreeSet<Arc<str>>>,
     named: HashMap<Arc<str>, BTreeSet<String>>,
@@ -94,6 +96,7 @@ impl Compiler {
             snapshot: Snapshot::default(),
             table: Table::default(),
             backends: Backends::default(),
+            wild: BTreeSet::new(),
             naming: HashMap::new(),
             named: HashMap::new(),
             problems: BTreeMap::new(),
@@ -121,6 +124,10 @@ impl Compiler {
         let mut called = BTreeSet::new();
         for host in snapshot.services_changed_since(&self.snapshot) {
             let (then, now) = (self.snapshot.service_named(&host), snapshot.service_named(&host));
+            if host::is_wildcard(&host) {
+                self.wild.remove(&host);
+                self.wild.extend(now.map(|_| host.clone()));
+            }
             if !same_shape(then, now) {
                 routed.extend(self.naming.get(&*host).into_iter().flatten().cloned());
                 routed.insert(host.clone());
@@ -155,23 +162,18 @@ impl Compiler {
 
     /// The services that a host, a wildcard, or a ServiceEntry's name stands for.
     fn hosts(&self, pattern: &str) -> Vec<Arc<str>> {
-        let entry = |service: &Service| intake::entry(&service.namespace, &service.name) == pattern;
         let all = || self.snapshot.services();
         if host::is_wildcard(pattern) {
             let those = all().filter(|service| host::overlap(pattern, &service.hostname));
             return those.map(|service| service.hostname.clone()).collect();
         }
         if pattern.contains('/') {
-            let those = all().filter(|service| entry(service));
+            let those = all().filter(|service| intake::parent(service).1 == pattern);
             return those.map(|service| service.hostname.clone()).collect();
         }
-        let wild = all().filter(|service| {
-            host::is_wildcard(&service.hostname) && host::overlap(pattern, &service.hostname)
-        });
-        match self.snapshot.service_named(pattern) {
-            Some(service) => vec![service.hostname.clone()],
-            None => wild.map(|service| service.hostname.clone()).collect(),
-        }
+        let exact = self.snapshot.service_named(pattern).map(|service| service.hostname.clone());
+        let wild = self.wild.iter().filter(|wide| host::overlap(pattern, wide)).cloned();
+        exact.into_iter().chain(wild).collect()
     }
 
     /// Looks up anew how a service is called; says whether that is another way now.

@@ -1,6 +1,6 @@
 //! Pure: an object as it stands → what it says, checked, with host names in full.
 //! Never: other objects.
-use culvert_agent::manifest::Declared;
+use culvert_agent::{discovery::Service, manifest::Declared};
 
 use super::{
     destination_rule::DestinationRule,
@@ -23,7 +23,9 @@ pub(super) enum Object {
 /// Everything that is wrong with an object by itself.
 pub(crate) fn findings(declared: &Declared, domain: &str) -> Vec<Finding> {
     let mut findings = Findings::default();
-    object(declared, domain, &mut findings);
+    if let Some(Object::VirtualService(object)) = object(declared, domain, &mut findings) {
+        validate::shadowed(&object, &mut findings);
+    }
     findings.0
 }
 
@@ -84,8 +86,17 @@ fn parent_host(parent: &ParentRef, namespace: &str, domain: &str) -> Option<Stri
 }
 
 /// How a ServiceEntry is written among hosts.
-pub(super) fn entry(namespace: &str, name: &str) -> String {
+fn entry(namespace: &str, name: &str) -> String {
     format!("ServiceEntry/{namespace}/{name}")
+}
+
+/// The kind of object that a service is, and the key under which routes of it are found.
+pub(super) fn parent(service: &Service) -> (&'static str, String) {
+    let Service { name, namespace, hostname, .. } = service;
+    match hostname.starts_with(&format!("{name}.{namespace}.svc.")) {
+        true => ("Service", hostname.to_string()),
+        false => ("ServiceEntry", entry(namespace, name)),
+    }
 }
 
 fn resolve(object: &mut VirtualService, namespace: &str, domain: &str) {

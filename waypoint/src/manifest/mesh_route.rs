@@ -40,6 +40,8 @@ pub(super) struct MeshRoutes {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct At<'a> {
     pub(super) service: &'a Service,
+    /// `Service` or `ServiceEntry`.
+    pub(super) kind: &'a str,
     pub(super) port: u16,
     pub(super) waypoint: &'a str,
 }
@@ -120,11 +122,12 @@ fn note_order(order: &mut Option<Order>, held: &Held<Route>, at: At<'_>) {
 }
 
 /// Whether the route is for this port of the service.
-fn is_parent(held: &Held<Route>, At { service, port, .. }: At<'_>) -> bool {
+fn is_parent(held: &Held<Route>, At { service, kind, port, .. }: At<'_>) -> bool {
     let named = service.ports.iter().find(|other| other.port == port).map(|other| &*other.name);
     let is = |parent: &ParentRef| {
         let home = parent.namespace.as_ref().unwrap_or(&held.name.1);
-        parent.name == *service.name
+        parent.kind.as_deref() == Some(kind)
+            && parent.name == *service.name
             && *home == *service.namespace
             && parent.port.is_none_or(|wanted| wanted == port)
             && parent.section_name.as_deref().is_none_or(|wanted| Some(wanted) == named)

@@ -65,7 +65,7 @@ impl Objects {
     pub(super) fn change(
         &mut self,
         name: &Name,
-        declared: Option<&Declared>,
+        declared: Option<&Arc<Declared>>,
         domain: &str,
         touched: &mut Touched,
     ) {
@@ -112,7 +112,7 @@ impl Objects {
     fn put(
         &mut self,
         name: &Name,
-        object: Option<(intake::Object, &Declared)>,
+        object: Option<(intake::Object, &Arc<Declared>)>,
         touched: &mut Touched,
     ) {
         // The name knows the kind: what stood there was of the same.
@@ -123,7 +123,7 @@ impl Objects {
             _ => touched.routed.extend(self.routes.remove(name)),
         }
         let Some((object, declared)) = object else { return };
-        let (name, declared) = (name.clone(), Arc::new(declared.clone()));
+        let (name, declared) = (name.clone(), declared.clone());
         match object {
             intake::Object::VirtualService(spec) => {
                 self.keep_virtual_service(Held { name, spec: *spec, declared }, touched);

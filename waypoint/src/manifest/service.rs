@@ -85,11 +85,10 @@ impl Maker<'_> {
     }
 
     fn mesh_routes(&self, service: &Service, port: u16, targets: &mut Targets<'_>) -> MeshRoutes {
-        let entry = intake::entry(&service.namespace, &service.name);
-        let of_host = self.objects.routes_for(&service.hostname);
-        let routes: Vec<_> = of_host.chain(self.objects.routes_for(&entry)).collect();
+        let (kind, key) = intake::parent(service);
+        let routes: Vec<_> = self.objects.routes_for(&key).collect();
         let grants = Backends { objects: self.objects, domain: self.domain };
-        let at = At { service, port, waypoint: self.waypoint };
+        let at = At { service, kind, port, waypoint: self.waypoint };
         mesh_route::rules(&routes, at, &grants, targets)
     }
 }

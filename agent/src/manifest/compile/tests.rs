@@ -309,6 +309,30 @@ fn a_gateway_admits_namespaces_by_their_labels() {
     }
 }
 
+/// What a waypoint is for decides which addresses lead to it: services' unless it says otherwise.
+#[test]
+fn services_and_pods_pass_the_waypoints_that_are_for_them() {
+    for (label, service, pod) in [
+        ("", true, false),
+        (", labels: {istio.io/waypoint-for: service}", true, false),
+        (", labels: {istio.io/waypoint-for: workload}", false, true),
+        (", labels: {istio.io/waypoint-for: all}", true, true),
+        (", labels: {istio.io/waypoint-for: none}", false, false),
+    ] {
+        let snapshot = snapshot(&format!(
+            "{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, labels: {{istio.io/use-waypoint: w}}}}}}\n---\n\
+             {{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {{name: w, namespace: shop{label}}}, \
+             spec: {{listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}}}\n---\n\
+             {{kind: Service, apiVersion: v1, metadata: {{name: x, namespace: shop}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}}}\n---\n\
+             {{kind: Pod, apiVersion: v1, metadata: {{name: p, namespace: shop}}, spec: {{}}, status: {{podIP: 10.0.0.1}}}}"
+        ));
+        let found = snapshot.service_named("x.shop.svc.cluster.local").unwrap().waypoint.is_some();
+        assert_eq!(found, service, "{label}");
+        let found = snapshot.workload("Kubernetes//Pod/shop/p").unwrap().waypoint.is_some();
+        assert_eq!(found, pod, "{label}");
+    }
+}
+
 #[test]
 fn entries_bring_machines_and_services_that_kubernetes_does_not_know() {
     let snapshot = snapshot(

@@ -162,3 +162,25 @@ fn a_change_of_one_service_touches_no_other() {
     );
     assert_eq!(world.ask("GET s200.shop/api x=a"), "s200.shop:80/gone");
 }
+
+/// A service that is a wildcard follows the objects of each host that it stands for.
+#[test]
+fn wildcard_services_follow() {
+    let entry = "{hosts: ['*.example', one.example], addresses: [10.97.0.1], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.1}]}";
+    let mut world = World::of(&istio("ServiceEntry", "wide", "shop", entry));
+    assert_eq!(world.ask("GET *.example/"), "*.example:80");
+    let spec = |host: &str| {
+        format!("{{hosts: [{host}], http: [{{timeout: 0s, directResponse: {{status: 418}}}}]}}")
+    };
+    world.write("v.yaml", Some(&istio("VirtualService", "v", "shop", &spec("one.example"))));
+    assert_eq!(world.problems(), Vec::<String>::new());
+    assert!(world.rule("GET *.example/").unwrap().source.is_some());
+    assert_eq!(world.ask("GET one.example/"), "418");
+    world.write("v.yaml", None);
+    assert_eq!(world.ask("GET *.example/"), "*.example:80");
+    let parent = "{parentRefs: [{group: networking.istio.io, kind: ServiceEntry, name: wide}], rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: x.example}}]}]}";
+    world.write("h.yaml", Some(&gateway("HTTPRoute", "h", "shop", parent)));
+    assert_eq!(world.ask("GET one.example/"), "302");
+    world.write("h.yaml", None);
+    assert_eq!(world.ask("GET one.example/"), "one.example:80");
+}

@@ -1,5 +1,6 @@
 //! Pure: objects that make no sense (checklist lines A6, D97, D98, I175, I186, I188, K203).
 use culvert_agent::manifest::Folder;
+use proptest::prelude::*;
 
 use super::super::finding::{Findings, What};
 use super::super::intake;
@@ -391,4 +392,108 @@ fn all_versions_of_an_object_mean_the_same() {
     assert_eq!(worlds[0].compiled.table, worlds[2].compiled.table);
     assert_eq!(worlds[0].ask("GET a.shop/"), "a.shop:80");
     assert!(worlds[0].rule("GET a.shop/").unwrap().source.is_some());
+}
+
+/// Any value of any shape, with the names that objects have.
+fn anything() -> impl Strategy<Value = serde_json::Value> {
+    let text = prop_oneof![
+        "[a-z*./:~-]{0,12}",
+        Just("3s".to_owned()),
+        Just("(a|b".to_owned()),
+        Just("%REQ(x)%".to_owned()),
+        Just("%".to_owned()),
+        Just("RequestMirror".to_owned()),
+        Just("ReplacePrefixMatch".to_owned()),
+    ];
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        text.prop_map(Into::into),
+    ];
+    let key = prop::sample::select(vec![
+        "hosts",
+        "http",
+        "tls",
+        "tcp",
+        "match",
+        "route",
+        "destination",
+        "host",
+        "port",
+        "number",
+        "uri",
+        "prefix",
+        "exact",
+        "regex",
+        "headers",
+        "request",
+        "set",
+        "add",
+        "remove",
+        "rewrite",
+        "redirect",
+        "fault",
+        "abort",
+        "delay",
+        "percentage",
+        "value",
+        "retries",
+        "retryOn",
+        "attempts",
+        "mirrors",
+        "corsPolicy",
+        "allowOrigins",
+        "rules",
+        "matches",
+        "path",
+        "type",
+        "filters",
+        "backendRefs",
+        "name",
+        "weight",
+        "parentRefs",
+        "subsets",
+        "trafficPolicy",
+        "loadBalancer",
+        "consistentHash",
+        "maglev",
+        "tableSize",
+        "portLevelSettings",
+        "requestMirror",
+        "fraction",
+        "numerator",
+        "denominator",
+        "urlRewrite",
+        "from",
+        "to",
+        "kind",
+        "group",
+        "namespace",
+        "timeout",
+    ]);
+    leaf.prop_recursive(6, 64, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            prop::collection::hash_map(key.clone(), inner, 0..4).prop_map(|fields| {
+                fields
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect::<serde_json::Map<_, _>>()
+                    .into()
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_object_panics(kind in prop::sample::select(culvert_agent::manifest::KINDS.to_vec()), spec in anything()) {
+        let istio = matches!(kind, "VirtualService" | "DestinationRule");
+        let group = if istio { "networking.istio.io/v1" } else { "gateway.networking.k8s.io/v1" };
+        let object = serde_json::json!({"kind": kind, "apiVersion": group, "metadata": {"name": "x"}, "spec": spec});
+        let world = World::of(&(service("a", "default", "http:80") + "---\n" + &object.to_string()));
+        prop_assert!(world.compiled.table.services.len() <= 1);
+    }
 }

@@ -105,7 +105,7 @@ impl World {
 }
 
 fn full(host: &str) -> String {
-    if host.matches('.').count() == 1 {
+    if host.matches('.').count() == 1 && !host.ends_with(".example") {
         format!("{host}.svc.cluster.local")
     } else {
         host.to_owned()

@@ -33,9 +33,7 @@ fn tls_match(at: &str, block: &TlsMatch, object: &VirtualService, findings: &mut
     for (index, sni) in block.sni_hosts.iter().enumerate() {
         sni_host(&format!("{at}/sniHosts/{index}"), sni, object, findings);
     }
-    for (index, subnet) in block.destination_subnets.iter().enumerate() {
-        findings.check(&format!("{at}/destinationSubnets/{index}"), names::subnet(subnet));
-    }
+    subnets(at, &block.destination_subnets, findings);
     if block.port != 0 {
         findings.check(&format!("{at}/port"), names::port(block.port));
     }
@@ -62,11 +60,26 @@ fn sni_host(at: &str, sni: &str, object: &VirtualService, findings: &mut Finding
     }
 }
 
+fn subnets(at: &str, all: &[String], findings: &mut Findings) {
+    let at = format!("{at}/destinationSubnets");
+    for (index, subnet) in all.iter().enumerate() {
+        findings.check(&format!("{at}/{index}"), names::subnet(subnet));
+    }
+    if !all.is_empty() {
+        let text = "destinationSubnets has no effect at waypoints: the address selects the service";
+        findings.discouraged(&at, text);
+    }
+}
+
 pub(super) fn tcp(at: &str, route: &TcpRoute, findings: &mut Findings) {
     for (index, block) in route.matches.iter().enumerate() {
         let at = format!("{at}/match/{index}");
-        for (index, subnet) in block.destination_subnets.iter().enumerate() {
-            findings.check(&format!("{at}/destinationSubnets/{index}"), names::subnet(subnet));
+        subnets(&at, &block.destination_subnets, findings);
+        if !block.source_subnet.is_empty() {
+            findings.discouraged(
+                &format!("{at}/sourceSubnet"),
+                "sourceSubnet has no effect at waypoints",
+            );
         }
         if block.port != 0 {
             findings.check(&format!("{at}/port"), names::port(block.port));

@@ -1,6 +1,6 @@
 //! Pure: which DestinationRules make sense (`ValidateDestinationRule`).
 //! Never: other objects.
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     super::{
@@ -30,13 +30,12 @@ pub(in super::super) fn destination_rule(
     if let Some(policy) = &object.traffic_policy {
         traffic_policy("/spec/trafficPolicy", policy, findings);
     }
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, subset) in object.subsets.iter().enumerate() {
         let at = format!("/spec/subsets/{index}");
-        if seen.contains(&&subset.name) {
+        if !seen.insert(&subset.name) {
             findings.invalid(&at, format!("duplicate subset names: {}", subset.name));
         }
-        seen.push(&subset.name);
         findings.check(&format!("{at}/name"), names::subset(&subset.name));
         names::labels(&format!("{at}/labels"), &subset.labels, findings);
         if let Some(policy) = &subset.traffic_policy {
@@ -45,6 +44,8 @@ pub(in super::super) fn destination_rule(
     }
     names::export_to("/spec/exportTo", namespace, &object.export_to, findings);
     if object.workload_selector.is_some() {
+        let text = "workloadSelector is for proxies beside their applications: waypoints do not look at this rule";
+        findings.discouraged("/spec/workloadSelector", text);
         selected(object, namespace, findings);
     }
 }

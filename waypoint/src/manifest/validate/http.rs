@@ -49,7 +49,8 @@ pub(super) fn route(at: &str, route: &HttpRoute, in_delegate: bool, findings: &m
         connection::weighted(&at, one.destination.as_ref(), one.weight, findings);
     }
     connection::total(at, route.route.iter().map(|one| one.weight), findings);
-    if let Some(timeout) = route.timeout {
+    // Zero switches it off.
+    if let Some(timeout) = route.timeout.filter(|timeout| timeout.nonzero().is_some()) {
         findings.check(&format!("{at}/timeout"), timeout.check());
     }
 }

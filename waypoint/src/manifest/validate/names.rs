@@ -1,6 +1,9 @@
 //! Pure: names of hosts, labels, headers, namespaces: which are none.
 //! Never: objects.
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::super::finding::{Findings, step};
 
@@ -130,11 +133,11 @@ fn is_label_text(text: &str) -> bool {
 
 /// Who may see an object.
 pub(super) fn export_to(at: &str, namespace: &str, entries: &[String], findings: &mut Findings) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, entry) in entries.iter().enumerate() {
         let at = format!("{at}/{index}");
         let key = if entry == "." { namespace } else { entry };
-        if seen.contains(&key) {
+        if seen.contains(key) {
             let text = match entry == key {
                 true => format!("duplicate entries in exportTo for entry {entry}"),
                 false => {
@@ -151,9 +154,9 @@ pub(super) fn export_to(at: &str, namespace: &str, entries: &[String], findings:
             let text = "only .,*, or a valid DNS 1123 label is allowed as exportTo entry";
             findings.invalid(&at, text);
         }
-        seen.push(key);
+        seen.insert(key);
     }
-    if seen.contains(&"*") && entries.len() > 1 {
+    if seen.contains("*") && entries.len() > 1 {
         let text = "cannot have both public (*) and non-public exportTo values for a resource";
         findings.invalid(at, text);
     }

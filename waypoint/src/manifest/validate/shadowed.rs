@@ -1,14 +1,21 @@
 //! Pure: rules of a VirtualService that are never reached (IST0130, IST0131; Istio's
 //! `analyzeUnreachableHTTPRules`).
 //! Never: refuses one for it.
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    fmt::Debug,
+};
 
 use super::super::{
     finding::{Findings, What},
     virtual_service::{HttpMatch, StringMatch, VirtualService},
 };
 
-pub(super) fn rules(object: &VirtualService, findings: &mut Findings) {
+/// Blocks whose prefixes are compared with each other, at most.
+const MOST: usize = 2_000;
+
+/// Rules and blocks that those before them leave nothing to.
+pub(in super::super) fn rules(object: &VirtualService, findings: &mut Findings) {
     let bare = |block: &HttpMatch| HttpMatch { name: String::new(), ..block.clone() };
     let http = object.http.iter().enumerate().map(|(number, route)| Listed {
         rule: called(&route.name, number),
@@ -44,8 +51,8 @@ fn numbered<M: Clone>(all: &[&Vec<M>]) -> Vec<Listed<M>> {
     listed.collect()
 }
 
-fn duplicates<M: PartialEq>(at: &str, rules: &[Listed<M>], findings: &mut Findings) {
-    let mut seen: Vec<(&M, &str)> = Vec::new();
+fn duplicates<M: Debug>(at: &str, rules: &[Listed<M>], findings: &mut Findings) {
+    let mut seen: HashMap<String, &str> = HashMap::new();
     let mut catch_all = false;
     for (number, listed) in rules.iter().enumerate() {
         let at = format!("{at}/{number}");
@@ -63,17 +70,17 @@ fn duplicates<M: PartialEq>(at: &str, rules: &[Listed<M>], findings: &mut Findin
         }
         let mut duplicates = 0;
         for (index, (block, name)) in listed.blocks.iter().zip(&listed.names).enumerate() {
-            match seen.iter().find(|(other, _)| *other == block) {
-                Some((_, by)) => {
+            match seen.entry(format!("{block:?}")) {
+                Entry::Occupied(by) => {
                     let what = What::Ineffective {
                         rule: listed.rule.clone(),
                         block: name.clone(),
-                        by: (*by).to_owned(),
+                        by: (*by.get()).to_owned(),
                     };
                     findings.add(&format!("{at}/match/{index}"), what);
                     duplicates += 1;
                 }
-                None => seen.push((block, &listed.rule)),
+                Entry::Vacant(first) => drop(first.insert(&listed.rule)),
             }
         }
         if duplicates == listed.blocks.len() {
@@ -90,7 +97,9 @@ fn prefixes(rules: &[Listed<HttpMatch>], findings: &mut Findings) {
             return;
         }
         for (index, (block, name)) in listed.blocks.iter().zip(&listed.names).enumerate() {
-            let Some(prefix) = plain_prefix(block) else { continue };
+            let Some(prefix) = plain_prefix(block).filter(|_| before.len() < MOST) else {
+                continue;
+            };
             let covering = before.iter().find(|(.., other, shorter)| {
                 prefix != *shorter && prefix.starts_with(shorter) && asks_no_more(other, block)
             });

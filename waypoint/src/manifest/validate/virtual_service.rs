@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     super::{finding::Findings, host, virtual_service::VirtualService},
-    connection, http, names, shadowed,
+    connection, http, names,
 };
 
 /// The gateway that every proxy of the mesh is.
@@ -39,7 +39,6 @@ pub(in super::super) fn virtual_service(
         connection::tcp(&format!("/spec/tcp/{index}"), route, findings);
     }
     names::export_to("/spec/exportTo", namespace, &object.export_to, findings);
-    shadowed::rules(object, findings);
 }
 
 /// Whether it is for Gateways of the edge alone.
