@@ -4,7 +4,7 @@ pub mod model;
 pub mod snapshot;
 
 pub use model::{
-    Distribution, Locality, Outsider, Protocol, Service, ServicePort, Target, Waypoint,
+    Distribution, Locality, Outsider, Protocol, Service, ServicePort, Speech, Target, Waypoint,
     WaypointDestination, Workload,
 };
 pub use snapshot::{Policies, Snapshot};

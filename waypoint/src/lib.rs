@@ -1,6 +1,42 @@
-//! Front: the optional HTTP proxy of a service or namespace, which routes nothing yet, and what the
+//! Front: the optional HTTP proxy of a service or namespace, its rooms in layer order, and what the
 //! operator's command line is made of.
 #![forbid(unsafe_code)]
+
+pub mod path;
+
+pub mod grpc;
+
+pub mod routing;
+
+pub mod backend;
+
+pub mod manifest;
+
+pub mod outcome;
+
+pub mod body;
+
+pub mod listener;
+
+pub mod upstream;
+
+pub mod mesh;
+
+pub mod record;
+
+pub mod attachment;
+
+pub mod exchange;
+
+pub mod entrance;
+
+pub mod config;
+pub mod dump;
+pub mod operators;
+
+pub mod app;
+
+pub mod analyze;
 
 pub mod admin;
 pub mod connections;

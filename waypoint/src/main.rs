@@ -1,18 +1,45 @@
-//! Shell: arguments of the waypoint.
+//! Shell: arguments of the waypoint, and what `app` makes of them.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use culvert_waypoint::app;
+use tikv_jemallocator::Jemalloc;
 
-/// The optional HTTP proxy of the Culvert service mesh. It routes nothing yet: this binary only
-/// keeps its place in the workspace.
+/// It gives memory back a second after a burst; how is in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// The optional HTTP proxy of the Culvert service mesh: takes the tunnels to services that name its
+/// Gateway (HBONE, port 15008), and routes their requests as VirtualServices and HTTPRoutes say.
 #[derive(Parser)]
-#[command(version)]
-struct Arguments {}
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the waypoint until SIGTERM or Ctrl-C.
+    Run {
+        /// The configuration, TOML. Every key is explained in deploy/config/waypoint.toml.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Folder of Kubernetes manifests, instead of `manifests.directory`.
+        #[arg(long, value_name = "DIR")]
+        manifests: Option<PathBuf>,
+    },
+}
 
 fn main() -> ExitCode {
-    let Arguments {} = Arguments::parse();
-    eprintln!("culvert-waypoint: routing is not implemented yet, so there is nothing to run");
-    ExitCode::FAILURE
+    let Command::Run { config, manifests } = Arguments::parse().command;
+    match app::run(&config, manifests) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("culvert-waypoint: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

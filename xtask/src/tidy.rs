@@ -46,7 +46,7 @@ const GATEKEEPERS: [(&str, &[&str]); 6] = [
     ("rustls", &["agent/src/identity/tls.rs", "agent/src/hbone/"]),
     ("rcgen", &["agent/src/identity/ca.rs"]),
     ("hyper", &["agent/src/telemetry/admin.rs"]),
-    ("serde_saphyr", &["agent/src/manifest/documents.rs"]),
+    ("serde_saphyr", &["agent/src/manifest/documents"]),
 ];
 
 /// What no file may say; split, so that this one does not.

@@ -101,6 +101,16 @@ impl<K: Clone + Ord + Hash, V: Eq> Claims<K, V> {
         });
         changed.collect()
     }
+
+    /// Keys that belong to somebody or something else in the two, in time for what differs.
+    pub(super) fn differing_from(&self, earlier: &Self) -> Vec<K> {
+        let key = |item| match item {
+            imbl::ordmap::DiffItem::Add(key, _)
+            | imbl::ordmap::DiffItem::Remove(key, _)
+            | imbl::ordmap::DiffItem::Update { old: (key, _), .. } => K::clone(key),
+        };
+        earlier.owners.diff(&self.owners).map(key).collect()
+    }
 }
 
 #[cfg(test)]

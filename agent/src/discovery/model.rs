@@ -149,7 +149,99 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// The port that clients dial.
     pub port: u16,
+    /// What is spoken there.
+    pub speech: Speech,
 }
+
+/// What is spoken on a port, as far as its service says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Speech {
+    /// HTTP/1.1, and whatever a client upgrades it to.
+    Http,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// gRPC, which is HTTP/2.
+    Grpc,
+    /// TLS, with whatever is in it.
+    Tls,
+    /// Something that is neither.
+    Tcp,
+    /// Nobody says.
+    #[default]
+    Unknown,
+}
+
+impl Speech {
+    /// What a Kubernetes port says by `appProtocol`, or else by the beginning of its name
+    /// (`http-web`), in Istio's way (`pkg/config/kube/conversion.go`). Ports of which it is known that
+    /// their servers speak first are not guessed at.
+    pub fn of_port(port: u16, name: &str, app_protocol: Option<&str>) -> Self {
+        match app_protocol {
+            Some("kubernetes.io/h2c") => return Self::Http2,
+            Some("kubernetes.io/ws") => return Self::Http,
+            Some("kubernetes.io/wss") => return Self::Tls,
+            Some(_) | None => {}
+        }
+        let word = app_protocol.unwrap_or(name).to_ascii_lowercase();
+        if word.starts_with("grpc-web") {
+            return Self::Grpc;
+        }
+        let speech = Self::of_protocol(word.split('-').next().unwrap_or_default());
+        let server_first = speech == Self::Unknown && SERVER_FIRST.contains(&port);
+        if server_first { Self::Tcp } else { speech }
+    }
+
+    /// What the name of a protocol means.
+    pub fn of_protocol(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            "http" | "http_proxy" => Self::Http,
+            "http2" => Self::Http2,
+            "grpc" | "grpc-web" => Self::Grpc,
+            "https" | "tls" => Self::Tls,
+            "tcp" | "mongo" | "redis" | "mysql" => Self::Tcp,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// SMTP, DNS, MySQL and MongoDB.
+const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 
 /// Service port → port on that workload. A port without entry is not served by that workload.
 pub type Target = BTreeMap<u16, u16>;
+
+#[cfg(test)]
+mod tests {
+    use super::Speech;
+
+    #[test]
+    fn a_port_says_what_is_spoken() {
+        for (name, app_protocol, expected) in [
+            ("http", None, Speech::Http),
+            ("http-web", None, Speech::Http),
+            ("HTTP2-web", None, Speech::Http2),
+            ("grpc-web", None, Speech::Grpc),
+            ("grpc-cart", None, Speech::Grpc),
+            ("https", None, Speech::Tls),
+            ("tls-x", None, Speech::Tls),
+            ("tcp-http", None, Speech::Tcp),
+            ("redis", None, Speech::Tcp),
+            ("web", None, Speech::Unknown),
+            ("httpweb", None, Speech::Unknown),
+            ("", None, Speech::Unknown),
+            ("tcp", Some("http"), Speech::Http),
+            ("http", Some("kubernetes.io/h2c"), Speech::Http2),
+            ("http", Some("kubernetes.io/ws"), Speech::Http),
+            ("http", Some("kubernetes.io/wss"), Speech::Tls),
+            ("http", Some("example.com/mine"), Speech::Unknown),
+        ] {
+            assert_eq!(
+                Speech::of_port(80, name, app_protocol),
+                expected,
+                "{name} {app_protocol:?}"
+            );
+        }
+        assert_eq!(Speech::of_port(3306, "", None), Speech::Tcp);
+        assert_eq!(Speech::of_port(3306, "http", None), Speech::Http);
+    }
+}

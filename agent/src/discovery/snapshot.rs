@@ -223,6 +223,11 @@ impl Snapshot {
         vips.into_iter().chain(addresses).map(|(address, _)| address)
     }
 
+    /// Host names whose services are in one of the two snapshots only, or differ.
+    pub fn services_changed_since(&self, earlier: &Self) -> impl Iterator<Item = Arc<str>> {
+        self.by_name.differing_from(&earlier.by_name).into_iter()
+    }
+
     /// Whether a connection to this address may be captured for its own sake.
     pub fn has_address(&self, address: IpAddr) -> bool {
         self.by_vip.get(&address).is_some() || self.by_address.get(&address).is_some()

@@ -1,6 +1,11 @@
 //! Shell: one CONNECT stream, as a source and a sink of bytes.
 //! Never: copies a byte.
-use std::{io, sync::Arc};
+use std::{
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use super::{
     http2::{Pieces, frame::code, link::Stream},
@@ -42,7 +47,16 @@ impl TunnelSource {
     /// # Errors
     /// When the peer reset the stream, or the connection broke.
     pub async fn next(&mut self, pieces: &mut Pieces) -> io::Result<bool> {
-        Ok(self.0.stream.next(pieces).await?)
+        poll_fn(|context| self.poll_next(context, pieces)).await
+    }
+
+    /// The same, for who polls.
+    pub fn poll_next(
+        &mut self,
+        context: &Context<'_>,
+        pieces: &mut Pieces,
+    ) -> Poll<io::Result<bool>> {
+        self.0.stream.poll_next(context, pieces).map_err(io::Error::from)
     }
 
     /// Lets the peer send as many bytes again.
@@ -57,7 +71,16 @@ impl TunnelSink {
     /// # Errors
     /// When the peer reset the stream, or the connection broke.
     pub async fn put(&mut self, pieces: &mut Pieces) -> io::Result<()> {
-        Ok(self.0.stream.put(pieces).await?)
+        poll_fn(|context| self.poll_put(context, pieces)).await
+    }
+
+    /// The same, for who polls; what was taken is gone from `pieces`.
+    pub fn poll_put(
+        &mut self,
+        context: &mut Context<'_>,
+        pieces: &mut Pieces,
+    ) -> Poll<io::Result<()>> {
+        self.0.stream.poll_put(context, pieces).map_err(io::Error::from)
     }
 
     /// Says that nothing more will come.

@@ -17,7 +17,8 @@ use self::{
     services::{Members, Services},
 };
 use super::{
-    documents::{Changes, Folder, Found, Name},
+    declared::Name,
+    documents::{Changes, Folder, Found},
     objects::Object,
     security,
 };

@@ -1,5 +1,7 @@
 //! Pure: what a folder's files hold, and what remains good of it when one of them breaks.
 //! Never: reads a file.
+mod lines;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
@@ -9,7 +11,11 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::objects::{Head, Object};
+pub(super) use self::lines::Lines;
+use super::{
+    declared::{self, Declared, Name},
+    objects::{Head, Object},
+};
 use crate::origin::{Origin, Problem};
 
 /// The largest file that is read, bytes.
@@ -29,9 +35,6 @@ pub(super) struct Found {
     /// The object.
     pub object: Object,
 }
-
-/// Kind, namespace and name.
-pub(super) type Name = (&'static str, String, String);
 
 /// What the folder holds, file by file. Of an object that breaks, the last good version stays.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +60,11 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.names.is_empty() && !self.problems
     }
+
+    /// The objects for waypoints that came, went, or are others now.
+    pub fn for_waypoints(&self) -> impl Iterator<Item = &Name> {
+        self.names.iter().filter(|(kind, ..)| declared::KINDS.contains(kind))
+    }
 }
 
 /// The text of a file, or why it cannot be read.
@@ -72,6 +80,8 @@ struct File {
     was_whole: bool,
     /// Among what could not be read there may be a policy.
     lacks_policies: bool,
+    /// What is wrong with objects for waypoints, which are nothing to the mesh itself.
+    for_waypoints: Vec<Problem>,
 }
 
 impl Folder {
@@ -110,7 +120,8 @@ impl Folder {
         let come = now.objects.iter().filter(differs).map(|(name, _)| name);
         let changed: BTreeSet<Name> = gone.chain(come).cloned().collect();
         changes.problems |= then.problems != now.problems || then.was_whole != now.was_whole;
-        if now.problems.is_empty() && now.was_whole {
+        changes.problems |= then.for_waypoints != now.for_waypoints;
+        if now.problems.is_empty() && now.was_whole && now.for_waypoints.is_empty() {
             self.damaged.remove(path);
         } else {
             self.damaged.insert(path.clone());
@@ -155,6 +166,23 @@ impl Folder {
         self.files.get(self.places.get(name)?.first()?)?.objects.get(name)
     }
 
+    /// All objects for waypoints, by kind, namespace and name.
+    pub fn for_waypoints(&self) -> impl Iterator<Item = (&Name, &Arc<Declared>)> {
+        let all = declared::KINDS.into_iter().flat_map(|kind| self.of_kind(kind));
+        all.filter_map(|(name, found)| Some((name, found.object.declared()?)))
+    }
+
+    /// The object for waypoints of this name.
+    pub fn declared(&self, name: &Name) -> Option<&Arc<Declared>> {
+        self.get(name)?.object.declared()
+    }
+
+    /// What is wrong with objects for waypoints before anybody looks at what they mean.
+    pub fn problems_for_waypoints(&self) -> impl Iterator<Item = Problem> {
+        let broken = self.damaged().flat_map(|file| file.for_waypoints.iter().cloned());
+        broken.chain(self.twice_of(true))
+    }
+
     /// The names of all objects, by kind.
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
         self.places.keys()
@@ -168,17 +196,22 @@ impl Folder {
     }
 
     /// Everything that is wrong with the files.
-    pub(super) fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<_> = self.damaged().flat_map(|file| file.problems.clone()).collect();
-        for name in &self.twice {
+        problems.extend(self.twice_of(false));
+        problems
+    }
+
+    /// Objects that stand in several places, of those for waypoints or of all others.
+    fn twice_of(&self, for_waypoints: bool) -> impl Iterator<Item = Problem> {
+        let those = move |name: &&Name| declared::KINDS.contains(&name.0) == for_waypoints;
+        self.twice.iter().filter(those).flat_map(|name| {
             let places = self.places.get(name).into_iter().flatten();
             let mut origins =
                 places.filter_map(|path| Some(&self.files.get(path)?.objects.get(name)?.origin));
-            if let Some(first) = origins.next() {
-                problems.extend(origins.map(|second| twice(name, first, second)));
-            }
-        }
-        problems
+            let first = origins.next();
+            origins.filter_map(move |second| Some(twice(name, first?, second)))
+        })
     }
 }
 
@@ -217,17 +250,19 @@ fn parse(path: &Arc<str>, text: &str, last: &File) -> File {
     let mut file = File { text: Some(fingerprint(text)), ..File::default() };
     for (line, document) in documents(text) {
         let origin = Origin { file: path.clone(), line };
-        if let Err((line, error)) = read(document, &origin, &mut file.objects) {
+        if let Err((line, error)) = read(document, &origin, &mut file) {
             let text = format!("{error}; the last good version stays");
             file.problems.push(problem(path, origin.line + line, text));
             file.lacks_policies |= may_be_policy(document);
         }
     }
     file.was_whole = last.was_whole || file.problems.is_empty();
-    if !file.problems.is_empty() {
-        for (name, found) in &last.objects {
-            file.objects.entry(name.clone()).or_insert_with(|| found.clone());
-        }
+    let broken = |name: &Name| match declared::KINDS.contains(&name.0) {
+        true => !file.problems.is_empty() || !file.for_waypoints.is_empty(),
+        false => !file.problems.is_empty(),
+    };
+    for (name, found) in last.objects.iter().filter(|(name, _)| broken(name)) {
+        file.objects.entry(name.clone()).or_insert_with(|| found.clone());
     }
     file
 }
@@ -280,28 +315,48 @@ fn documents(text: &str) -> Vec<(u32, &str)> {
 
 /// Reads one document: an object, or a list of them. An error comes with its line, counted from the
 /// document's first.
-fn read(
-    document: &str,
-    origin: &Origin,
-    objects: &mut BTreeMap<Name, Found>,
-) -> Result<(), (u32, String)> {
+fn read(document: &str, origin: &Origin, file: &mut File) -> Result<(), (u32, String)> {
     let head: Head = yaml(document)?;
     match (head.api_version.as_str(), head.kind.as_str()) {
         ("" | _, "") => Err((0, "has no `kind`: is this a Kubernetes object?".into())),
         ("v1", "List") => {
             let list: Value = yaml(document)?;
             let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-            for item in items {
+            let mut lines = None;
+            for (index, item) in items.into_iter().enumerate() {
                 let head: Head = serde_json::from_value(item.clone()).map_err(unplaced)?;
+                if let Some(kind) = declared::kind(&head.api_version, &head.kind) {
+                    let lines = lines.get_or_insert_with(|| Lines::of(document)).item(index);
+                    declare(Declared::new(kind, item, origin, lines), origin, file);
+                    continue;
+                }
                 let read = object(&head, |kind| from_value(kind, item));
-                keep(read?, origin, objects);
+                keep(read?, origin, &mut file.objects);
             }
+            Ok(())
+        }
+        (version, kind) if let Some(kind) = declared::kind(version, kind) => {
+            let object = yaml(document).map_err(|(_, error)| error);
+            let lines = Lines::of(document);
+            let read = object.and_then(|object| Declared::new(kind, object, origin, lines));
+            declare(read, origin, file);
             Ok(())
         }
         _ => {
             let read = object(&head, |kind| from_text(kind, document))?;
-            keep(read, origin, objects);
+            keep(read, origin, &mut file.objects);
             Ok(())
+        }
+    }
+}
+
+/// What is wrong with an object for waypoints is nothing to the mesh itself.
+fn declare(read: Result<Declared, String>, origin: &Origin, file: &mut File) {
+    match read {
+        Ok(object) => keep(Some(Object::Declared(object.into())), origin, &mut file.objects),
+        Err(text) => {
+            let text = format!("{text}; the last good version stays");
+            file.for_waypoints.push(Problem { origin: origin.clone(), text });
         }
     }
 }
@@ -374,6 +429,7 @@ fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Fo
         Object::Entry(entry) => ("ServiceEntry", &entry.metadata),
         Object::Member(member) => ("WorkloadEntry", &member.metadata),
         Object::Gateway(gateway) => ("Gateway", &gateway.metadata),
+        Object::Declared(declared) => (declared.kind, &declared.metadata),
     };
     let space = if matches!(kind, "Namespace" | "Node") {
         String::new()
@@ -385,13 +441,16 @@ fn keep(object: Option<Object>, origin: &Origin, objects: &mut BTreeMap<Name, Fo
 }
 
 /// `NO` and `0777` mean in YAML 1.2 what they look like.
-fn yaml<T: DeserializeOwned>(document: &str) -> Result<T, (u32, String)> {
-    let options = serde_saphyr::options! {
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
         strict_booleans: true,
         legacy_octal_numbers: true,
         with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(document, options).map_err(|error| {
+    }
+}
+
+fn yaml<T: DeserializeOwned>(document: &str) -> Result<T, (u32, String)> {
+    serde_saphyr::from_str_with_options(document, options()).map_err(|error| {
         let line = error.location().map_or(0, |at| u32::try_from(at.line()).unwrap_or(1));
         // Its own line counts from the document's start, not from the file's.
         let text = error.to_string();
@@ -409,88 +468,4 @@ fn problem(file: &Arc<str>, line: u32, text: String) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const GOOD: &str = "# a shop\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n\n\
-        apiVersion: v1\nkind: Pod\nmetadata: {name: cart, namespace: shop}\nspec: {nodeName: n1}\n";
-
-    fn folder(files: &[(&str, &str)]) -> BTreeMap<Arc<str>, Result<String, String>> {
-        files.iter().map(|(path, text)| (Arc::from(*path), Ok((*text).to_owned()))).collect()
-    }
-
-    fn names(folder: &Folder) -> Vec<String> {
-        let origin = |name| folder.get(name).unwrap().origin.to_string();
-        folder.names().map(origin).collect()
-    }
-
-    #[test]
-    fn objects_keep_file_and_line() {
-        let mut state = Folder::default();
-        assert_eq!(state.update(folder(&[("a.yaml", GOOD)])).names.len(), 2);
-        assert_eq!(names(&state), ["a.yaml:2", "a.yaml:7"]);
-        assert!(state.update(folder(&[("a.yaml", GOOD)])).is_empty());
-    }
-
-    #[test]
-    fn a_broken_document_is_named_and_the_last_good_version_stays() {
-        let mut state = Folder::default();
-        state.update(folder(&[("a.yaml", GOOD), ("b.yaml", GOOD)]));
-        let broken = GOOD.replace("spec: {nodeName: n1}", "spec: {nodeName: [1}");
-        state.update(folder(&[("a.yaml", &broken)]));
-        let problems = state.problems();
-        assert_eq!(names(&state).len(), 2);
-        assert_eq!(problems.len(), 1);
-        assert_eq!(problems[0].origin.to_string(), "a.yaml:10", "{problems:?}");
-        state.update(folder(&[(
-            "a.yaml",
-            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n",
-        )]));
-        assert_eq!(names(&state), ["a.yaml:1"]);
-        assert!(state.problems().is_empty());
-    }
-
-    #[test]
-    fn a_wrong_type_a_missing_field_and_a_duplicate_are_problems() {
-        for (text, hint) in [
-            ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: 3}\n", "bool"),
-            ("apiVersion: v1\nkind: Pod\nmetadata: {nam: x}\nspec: {}\n", "name"),
-            (
-                "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: 70000}]}\n",
-                "u16",
-            ),
-            ("metadata: {name: x}\n", "kind"),
-        ] {
-            let mut state = Folder::default();
-            state.update(folder(&[("a.yaml", text)]));
-            let problems = state.problems();
-            assert_eq!(problems.len(), 1, "{text}");
-            assert!(problems[0].text.contains(hint), "{problems:?}");
-        }
-        let mut state = Folder::default();
-        state.update(folder(&[("a.yaml", GOOD), ("b.yaml", GOOD)]));
-        let problems = state.problems();
-        assert_eq!(problems.len(), 2);
-        assert!(problems[0].text.contains("a.yaml:2"), "{problems:?}");
-        assert_eq!(state.update(folder(&[("b.yaml", GOOD)])).names.len(), 2);
-        assert_eq!(names(&state), ["b.yaml:2", "b.yaml:7"]);
-    }
-
-    #[test]
-    fn lists_and_foreign_kinds() {
-        let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n\
-            - {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n---\nkind: VirtualService\napiVersion: networking.istio.io/v1\n";
-        let mut state = Folder::default();
-        state.update(folder(&[("a.yaml", text)]));
-        assert_eq!((names(&state).len(), state.problems()), (1, vec![]));
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in "([a-z:{}\\[\\]\"' #&*!|>-]|\n|\t|---\n|kind: Pod\n|apiVersion: v1\n){0,200}") {
-            let _ = Folder::default().update(folder(&[("a.yaml", &text)]));
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,13 @@
 //! Pure: the fields that we honour of each kind of Kubernetes object.
 //! Never: behaviour. Fields that we do not know are other people's, and no error.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use super::security::{AuthorizationPolicy, PeerAuthenticationObject};
+use super::{
+    declared::Declared,
+    security::{AuthorizationPolicy, PeerAuthenticationObject},
+};
 
 /// An object that the mesh is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +32,15 @@ pub(super) enum Object {
     Member(Box<WorkloadEntry>),
     /// A Gateway, for the waypoints.
     Gateway(Gateway),
+    /// What only waypoints understand.
+    Declared(Arc<Declared>),
+}
+
+impl Object {
+    /// What only waypoints understand, if it is that.
+    pub(super) fn declared(&self) -> Option<&Arc<Declared>> {
+        if let Self::Declared(declared) = self { Some(declared) } else { None }
+    }
 }
 
 /// What all objects begin with.
@@ -44,41 +56,41 @@ pub(super) struct Head {
 }
 
 /// Labels and annotations.
-pub(super) type Labels = BTreeMap<String, String>;
+pub type Labels = BTreeMap<String, String>;
 
 /// Name and labels of an object.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Metadata {
+pub struct Metadata {
     /// The object's name.
-    pub(super) name: String,
+    pub name: String,
     /// Its namespace.
     #[serde(default = "default")]
-    pub(super) namespace: String,
+    pub namespace: String,
     /// Its labels.
     #[serde(default)]
-    pub(super) labels: Labels,
+    pub labels: Labels,
     /// Its annotations.
     #[serde(default)]
-    pub(super) annotations: Labels,
-    /// When it was made, RFC 3339.
-    #[serde(default)]
-    pub(super) creation_timestamp: String,
+    pub annotations: Labels,
+    /// When it was made, RFC 3339; empty when nobody says (kubectl writes `null` then).
+    #[serde(default, deserialize_with = "or_empty")]
+    pub creation_timestamp: String,
     /// Who made it.
     #[serde(default)]
-    pub(super) owner_references: Vec<Owner>,
+    pub owner_references: Vec<Owner>,
 }
 
 /// Who made an object.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub(super) struct Owner {
+pub struct Owner {
     /// Its kind.
-    pub(super) kind: String,
+    pub kind: String,
     /// Its name.
-    pub(super) name: String,
+    pub name: String,
     /// Whether it is the one that manages the object.
     #[serde(default)]
-    pub(super) controller: bool,
+    pub controller: bool,
 }
 
 /// A Namespace, or a Node: only the metadata matter.
@@ -281,6 +293,9 @@ pub(super) struct ServicePort {
     /// `TCP` unless given.
     #[serde(default)]
     pub(super) protocol: Option<String>,
+    /// What is spoken there.
+    #[serde(default)]
+    pub(super) app_protocol: Option<String>,
 }
 
 /// A ServiceEntry (networking.istio.io): a service that Kubernetes does not know.
@@ -327,6 +342,9 @@ pub(super) struct EntryPort {
     /// Its name.
     #[serde(default)]
     pub(super) name: String,
+    /// What is spoken there: `HTTP`, `HTTPS`, `GRPC`, `HTTP2`, `MONGO`, `TCP` or `TLS`.
+    #[serde(default)]
+    pub(super) protocol: String,
     /// Where endpoints listen; the same port unless given.
     #[serde(default)]
     pub(super) target_port: Option<u16>,
@@ -410,6 +428,18 @@ pub(super) struct AllowedRoutes {
 pub(super) struct AllowedNamespaces {
     /// `Same` unless given, `All`, or `Selector`.
     pub(super) from: String,
+    /// Which, if by their labels.
+    pub(super) selector: LabelSelector,
+}
+
+/// Labels that something must have.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct LabelSelector {
+    /// All of these.
+    pub(super) match_labels: Labels,
+    /// Conditions that are not understood: who has some selects nothing.
+    pub(super) match_expressions: Vec<serde_json::Value>,
 }
 
 /// What is.
@@ -438,6 +468,10 @@ pub(super) enum TargetPort {
     Number(u16),
     /// By the name of a container's port.
     Name(String),
+}
+
+fn or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn default() -> String {

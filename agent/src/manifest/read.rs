@@ -47,22 +47,43 @@ pub async fn watch(
     settings: Settings,
     drain: &Drain,
 ) -> Result<watch::Receiver<Arc<Snapshot>>, Error> {
+    let mut compiler = Compiler::new(settings);
+    let mut known = Known::default();
+    let make = move |folder: &Folder, changes: &Changes| {
+        let snapshot = compiler.apply(folder, changes);
+        known.report(snapshot.problems());
+        tracing::info!(
+            workloads = snapshot.workloads().len(),
+            services = snapshot.count_services(),
+            problems = snapshot.problems().len(),
+            "manifests read"
+        );
+        snapshot
+    };
+    follow(directory, drain, make).await
+}
+
+/// Reads `directory` and follows it until `drain` says stop, and publishes what `make` makes of the
+/// folder and of what changed in it since the last time; the first time, of all that is there.
+///
+/// # Errors
+/// When the folder cannot be read or watched at all.
+pub async fn follow<T: Send + Sync + 'static>(
+    directory: &Path,
+    drain: &Drain,
+    mut make: impl FnMut(&Folder, &Changes) -> T + Send + 'static,
+) -> Result<watch::Receiver<Arc<T>>, Error> {
     let touched = Arc::new(Touched::default());
     let (wake, base) = (touched.clone(), directory.to_owned());
     let notified = move |event: notify::Result<notify::Event>| wake.note(&base, event);
     let watching = |error| Error::Watch(directory.into(), error);
     let mut watcher = notify::recommended_watcher(notified).map_err(watching)?;
     watcher.watch(directory, RecursiveMode::Recursive).map_err(watching)?;
-    let mut reader = Reader {
-        directory: directory.into(),
-        compiler: Compiler::new(settings),
-        folder: Folder::default(),
-        known: HashSet::new(),
-        failed: false,
-    };
+    let mut folder = Folder::default();
     let found = contents(directory).map_err(|error| Error::Folder(directory.into(), error))?;
-    let changes = reader.folder.update(found);
-    let first = reader.publish(&changes);
+    let changes = folder.update(found);
+    let first = make(&folder, &changes);
+    let mut reader = Reader { directory: directory.into(), make, folder, failed: false };
     let (sender, receiver) = watch::channel(Arc::new(first));
     let stop = drain.clone();
     drain.spawn(async move {
@@ -75,10 +96,10 @@ pub async fn watch(
             tokio::time::sleep(DEBOUNCE).await;
             let paths = touched.take();
             let read = tokio::task::spawn_blocking(move || {
-                let snapshot = reader.read(paths);
-                (reader, snapshot)
+                let made = reader.read(paths);
+                (reader, made)
             });
-            let Ok((back, snapshot)) = read.await else {
+            let Ok((back, made)) = read.await else {
                 return;
             };
             reader = back;
@@ -87,8 +108,8 @@ pub async fn watch(
                 tokio::time::sleep(RETRY).await;
                 touched.changed.notify_one();
             }
-            if let Some(snapshot) = snapshot {
-                sender.send_replace(Arc::new(snapshot));
+            if let Some(made) = made {
+                sender.send_replace(Arc::new(made));
             }
         }
     });
@@ -143,18 +164,17 @@ impl Touched {
 /// Path → text, or why it cannot be read.
 type Contents = BTreeMap<Arc<str>, Result<String, String>>;
 
-struct Reader {
+struct Reader<F> {
     directory: PathBuf,
-    compiler: Compiler,
+    make: F,
     folder: Folder,
-    known: HashSet<Problem>,
     /// The folder could not be listed.
     failed: bool,
 }
 
-impl Reader {
-    /// A new snapshot, if anything changed. A folder that cannot be listed stays as it was.
-    fn read(&mut self, paths: Option<HashSet<PathBuf>>) -> Option<Snapshot> {
+impl<T, F: FnMut(&Folder, &Changes) -> T> Reader<F> {
+    /// What is made of the folder, if anything changed. One that cannot be listed stays as it was.
+    fn read(&mut self, paths: Option<HashSet<PathBuf>>) -> Option<T> {
         let changes = match paths {
             Some(paths) if self.folder.count() + paths.len() <= MAX_FILES => {
                 let file = |path: PathBuf| (path.to_string_lossy().into(), text_if_there(&path));
@@ -169,28 +189,23 @@ impl Reader {
                 }
             },
         };
-        (!changes.is_empty()).then(|| self.publish(&changes))
+        (!changes.is_empty()).then(|| (self.make)(&self.folder, &changes))
     }
+}
 
-    fn publish(&mut self, changes: &Changes) -> Snapshot {
-        let snapshot = self.compiler.apply(&self.folder, changes);
-        self.report(snapshot.problems());
-        tracing::info!(
-            workloads = snapshot.workloads().len(),
-            services = snapshot.count_services(),
-            problems = snapshot.problems().len(),
-            "manifests read"
-        );
-        snapshot
-    }
+/// Problems that were logged already.
+#[derive(Debug, Default)]
+pub struct Known(HashSet<Problem>);
 
-    fn report(&mut self, problems: &[Problem]) {
+impl Known {
+    /// Logs each problem once, for as long as it is there.
+    pub fn report(&mut self, problems: &[Problem]) {
         for problem in problems {
-            if !self.known.contains(problem) {
+            if !self.0.contains(problem) {
                 tracing::warn!(at = %problem.origin, "manifest: {}", problem.text);
             }
         }
-        self.known = problems.iter().cloned().collect();
+        self.0 = problems.iter().cloned().collect();
     }
 }
 

@@ -29,7 +29,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that one endpoint serves at one time.
 const MAX_CONNECTIONS: usize = 64;
 
-type Answer = Response<Full<Bytes>>;
+/// What an endpoint for operators says.
+pub type Answer = Response<Full<Bytes>>;
 
 /// What has to happen before the agent is ready. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -169,7 +170,8 @@ pub async fn serve_readiness(listener: TcpListener, readiness: Readiness, drain:
     .await;
 }
 
-async fn serve(
+/// Answers requests on `listener` by `answer` until `drain` says stop.
+pub async fn serve(
     listener: TcpListener,
     drain: Drain,
     answer: impl Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
@@ -207,11 +209,13 @@ async fn ignore<T>(work: impl Future<Output = T>) {
     let _ = work.await;
 }
 
-fn text(status: StatusCode, body: String) -> Answer {
+/// A line for people.
+pub fn text(status: StatusCode, body: String) -> Answer {
     answer(status, "text/plain; charset=utf-8", body)
 }
 
-fn json(value: &Value) -> Answer {
+/// JSON for programs.
+pub fn json(value: &Value) -> Answer {
     match serde_json::to_string_pretty(value) {
         Ok(body) => answer(StatusCode::OK, "application/json", body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

@@ -96,6 +96,11 @@ impl Logging {
         self.filter.with_current(ToString::to_string).unwrap_or_default()
     }
 
+    /// Writes a line that has a form of its own, with its newline; counted when the queue is full.
+    pub fn line(&self, line: Vec<u8>) {
+        self.queue.add(line);
+    }
+
     /// Lines that were not written because the queue was full.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped.load(Ordering::Relaxed)
@@ -135,6 +140,14 @@ struct Queue {
     dropped: Arc<AtomicU64>,
 }
 
+impl Queue {
+    fn add(&self, line: Vec<u8>) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Entry::Line(line)) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl<'a> MakeWriter<'a> for Queue {
     type Writer = Self;
 
@@ -146,9 +159,7 @@ impl<'a> MakeWriter<'a> for Queue {
 impl Write for Queue {
     /// One call is one line: the formatter writes each event whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(Entry::Line(line.to_vec())) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.add(line.to_vec());
         Ok(line.len())
     }
 

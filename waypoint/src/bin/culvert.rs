@@ -1,13 +1,16 @@
 //! Shell: arguments of the operator's command line.
 #![forbid(unsafe_code)]
 
-use std::{io::Write, net::SocketAddr, process::ExitCode};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use culvert_agent::manifest::{self, Folder};
 use culvert_waypoint::{
     admin::{encoded, get},
+    analyze::{self, Level, Suppression},
     connections::{CONNECTIONS, connections},
+    manifest::Settings,
     status::{status, wrong},
     table::{Column, table},
 };
@@ -21,7 +24,7 @@ struct Arguments {
     /// The agent's admin endpoint.
     #[arg(long, global = true, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
     agent: SocketAddr,
-    /// Tables for people, or JSON for programs.
+    /// Tables for people, JSON or YAML for programs.
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(subcommand)]
@@ -30,8 +33,38 @@ struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
+    #[value(alias = "log")]
     Table,
     Json,
+    Yaml,
+}
+
+/// How `culvert analyze` ends when it found something: istioctl's code for it.
+const FOUND: u8 = 79;
+
+#[derive(Args)]
+struct Analyze {
+    /// Files, folders with files in them, or - for the standard input.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+    /// Ends with 79 when there is a message at least as bad as this: Error, Warning or Info.
+    #[arg(long, default_value = "Error", value_name = "LEVEL")]
+    failure_threshold: Level,
+    /// Show only messages at least as bad as this.
+    #[arg(long, default_value = "Info", value_name = "LEVEL")]
+    output_threshold: Level,
+    /// Leave messages of a code about an object out, for example "IST0173=DestinationRule *.shop".
+    #[arg(long, short = 'S', value_name = "CODE=OBJECT")]
+    suppress: Vec<Suppression>,
+    /// All namespaces; they always are.
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// The domain of service names.
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    cluster_domain: String,
+    /// The namespace of what is the whole mesh's.
+    #[arg(long, default_value = "istio-system", value_name = "NAMESPACE")]
+    root_namespace: String,
 }
 
 #[derive(Subcommand)]
@@ -60,6 +93,11 @@ enum Command {
     Certificates,
     /// What is wrong with the manifests.
     Problems,
+    /// Say what is wrong with manifests before they are applied, in the words and codes of istioctl
+    /// analyze. It asks no agent.
+    ///
+    /// Example: culvert analyze deploy/ --failure-threshold Warning
+    Analyze(Analyze),
 }
 
 const WORKLOADS: &[Column] = &[
@@ -126,6 +164,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Policies => &[("policies", POLICIES), ("peerAuthentications", PEERS)],
         Command::Certificates => &[("certificates", CERTIFICATES)],
         Command::Problems => &[("problems", PROBLEMS)],
+        Command::Analyze(asked) => return analyze(asked, arguments.output),
     };
     let dump = get(arguments.agent, "/config_dump")?;
     let mut out = std::io::stdout();
@@ -133,10 +172,67 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         let rows = rows(&dump, name);
         match arguments.output {
             Output::Table => writeln!(out, "{}", table(columns, &rows).trim_end())?,
-            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?,
+            Output::Json | Output::Yaml => print(arguments.output, &rows.into())?,
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A value for programs.
+fn print(output: Output, value: &Value) -> Result<()> {
+    let mut out = std::io::stdout();
+    match output {
+        Output::Yaml => write!(out, "{}", analyze::yaml(value))?,
+        Output::Json | Output::Table => {
+            writeln!(out, "{}", serde_json::to_string_pretty(value)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn analyze(asked: &Analyze, output: Output) -> Result<ExitCode> {
+    for code in asked.suppress.iter().filter_map(Suppression::unknown) {
+        eprintln!(
+            "Warning: Supplied message code '{code}' is an unknown message code and will not have any effect."
+        );
+    }
+    let (texts, skipped) = analyze::contents(&asked.paths)?;
+    for path in skipped {
+        let path = path.display();
+        eprintln!("Skipping file {path}, recognized file extensions are: [.json .yaml .yml]");
+    }
+    let names: Vec<_> = texts.keys().cloned().collect();
+    anyhow::ensure!(
+        !names.is_empty(),
+        "no file with objects among these: give .yaml, .yml or .json"
+    );
+    let mut folder = Folder::default();
+    folder.update(texts.into_iter().map(|(path, text)| (path, Ok(text))).collect());
+    let domain = || asked.cluster_domain.clone();
+    let root = || asked.root_namespace.clone();
+    let agent = manifest::Settings {
+        cluster_domain: domain(),
+        root_namespace: root(),
+        ..manifest::Settings::default()
+    };
+    let settings = Settings { cluster_domain: domain(), root_namespace: root(), waypoint: None };
+    let snapshot = manifest::compile(&folder, &agent);
+    let mut messages = analyze::analyze(&folder, &snapshot, &settings);
+    messages.retain(|message| !asked.suppress.iter().any(|suppressed| suppressed.covers(message)));
+    let found = messages.iter().any(|message| message.level.reaches(asked.failure_threshold));
+    messages.retain(|message| message.level.reaches(asked.output_threshold));
+    match output {
+        Output::Table => write!(std::io::stdout(), "{}", analyze::text(&messages))?,
+        Output::Json | Output::Yaml => print(output, &analyze::json(&messages))?,
+    }
+    if messages.is_empty() {
+        let list = match names.as_slice() {
+            [only] => format!(" {only}."),
+            several => format!(":\n  - {}", several.join("\n  - ")),
+        };
+        eprintln!("✔ No validation issues found when analyzing{list}");
+    }
+    Ok(if found { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
 }
 
 fn rows(dump: &Value, list: &str) -> Vec<Value> {
@@ -154,7 +250,7 @@ fn show_status(arguments: &Arguments) -> Result<ExitCode> {
     let mut out = std::io::stdout();
     match arguments.output {
         Output::Table => write!(out, "{}", status(&answer))?,
-        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?,
+        Output::Json | Output::Yaml => print(arguments.output, &answer)?,
     }
     Ok(if wrong(&answer).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -164,7 +260,7 @@ fn explain(arguments: &Arguments, source: &str, destination: &str) -> Result<Exi
     let answer = get(arguments.agent, &path)?;
     let mut out = std::io::stdout();
     match arguments.output {
-        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?,
+        Output::Json | Output::Yaml => print(arguments.output, &answer)?,
         Output::Table => {
             for (title, field) in [
                 ("from", "/source/workload"),

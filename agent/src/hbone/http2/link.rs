@@ -447,11 +447,12 @@ impl Stream {
     }
 
     /// Bytes that came, into `pieces`, which are empty; `false` at the end.
-    pub(in crate::hbone) async fn next(&self, pieces: &mut Pieces) -> Result<bool, Broken> {
-        let next = |context: &mut Context<'_>| {
-            self.link.lock().streams.poll_next(self.id, context, pieces)
-        };
-        poll_fn(next).await
+    pub(in crate::hbone) fn poll_next(
+        &self,
+        context: &Context<'_>,
+        pieces: &mut Pieces,
+    ) -> Poll<Result<bool, Broken>> {
+        self.link.lock().streams.poll_next(self.id, context, pieces)
     }
 
     /// Bytes that were taken have been passed on.
@@ -459,9 +460,13 @@ impl Stream {
         self.link.with(|shared| shared.streams.release(self.id, bytes));
     }
 
-    /// Sends all pieces, as fast as the peer lets it.
-    pub(in crate::hbone) async fn put(&self, pieces: &mut Pieces) -> Result<(), Broken> {
-        poll_fn(|context| self.link.with(|shared| shared.poll_put(self.id, context, pieces))).await
+    /// Sends all pieces, as fast as the peer lets it; what was taken is gone from them.
+    pub(in crate::hbone) fn poll_put(
+        &self,
+        context: &mut Context<'_>,
+        pieces: &mut Pieces,
+    ) -> Poll<Result<(), Broken>> {
+        self.link.with(|shared| shared.poll_put(self.id, context, pieces))
     }
 
     /// Says that nothing more will come.

@@ -51,7 +51,15 @@ struct Gateway {
     destination: WaypointDestination,
     port: u16,
     serves: String,
-    open_to_all: bool,
+    admits: Admits,
+}
+
+/// Objects of which namespaces a Gateway serves, beside its own.
+#[derive(Debug)]
+enum Admits {
+    None,
+    All,
+    Labelled(objects::LabelSelector),
 }
 
 /// What would go through a waypoint.
@@ -97,7 +105,8 @@ impl Facts {
                 | Object::Policy(_)
                 | Object::Peer(_)
                 | Object::Entry(_)
-                | Object::Member(_) => {}
+                | Object::Member(_)
+                | Object::Declared(_) => {}
             }
         }
         for (_, found) in folder.of_kind("Namespace") {
@@ -129,7 +138,14 @@ impl Facts {
             },
             port: listener.map_or(culvert_ebpf::abi::HBONE_PORT, |listener| listener.port),
             serves: metadata.labels.get(WAYPOINT_FOR).cloned().unwrap_or_default(),
-            open_to_all: listener.is_some_and(|l| l.allowed_routes.namespaces.from == "All"),
+            admits: listener.map_or(Admits::None, |listener| {
+                let allowed = &listener.allowed_routes.namespaces;
+                match allowed.from.as_str() {
+                    "All" => Admits::All,
+                    "Selector" => Admits::Labelled(allowed.selector.clone()),
+                    _ => Admits::None,
+                }
+            }),
         }
     }
 
@@ -206,11 +222,28 @@ impl Facts {
         };
         match self.gateways.get(&(home.to_owned(), name.to_owned())) {
             None => refused("does not exist"),
-            Some(gateway) if home != namespace && !gateway.open_to_all => refused(
-                "does not admit other namespaces (allowedRoutes.namespaces.from: All on its HBONE listener would)",
+            Some(gateway) if home != namespace && !self.is_admitted(gateway, namespace) => refused(
+                "does not admit this namespace (allowedRoutes.namespaces on its HBONE listener: from All, or from Selector with its matchLabels)",
             ),
             Some(gateway) => Ok(gateway),
         }
+    }
+
+    fn is_admitted(&self, gateway: &Gateway, namespace: &str) -> bool {
+        let selector = match &gateway.admits {
+            Admits::None => return false,
+            Admits::All => return true,
+            Admits::Labelled(selector) => selector,
+        };
+        let labels = self.namespaces.get(namespace);
+        let has = |(key, value): (&String, &String)| {
+            // Kubernetes gives every namespace this one.
+            (key == "kubernetes.io/metadata.name" && value == namespace)
+                || labels.and_then(|labels| labels.get(key)) == Some(value)
+        };
+        selector.match_expressions.is_empty()
+            && !selector.match_labels.is_empty()
+            && selector.match_labels.iter().all(has)
     }
 }
 

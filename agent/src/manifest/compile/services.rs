@@ -10,7 +10,8 @@ use ipnet::IpNet;
 
 use super::{
     super::{
-        documents::{Found, Name},
+        declared::Name,
+        documents::Found,
         objects::{self, Labels, Metadata, Object},
     },
     facts::{Asking, Kind},
@@ -18,7 +19,7 @@ use super::{
     slices,
 };
 use crate::{
-    discovery::{Distribution, Service, ServicePort, Snapshot, Target},
+    discovery::{Distribution, Service, ServicePort, Snapshot, Speech, Target},
     origin::Origin,
 };
 
@@ -326,7 +327,7 @@ fn kubernetes(
         ranges: Vec::new(),
         passthrough: false,
         waypoint,
-        ports: ports.map(|p| ServicePort { name: p.name.as_str().into(), port: p.port }).collect(),
+        ports: ports.map(kubernetes_port).collect(),
         distribution,
         outsiders: slices::outsiders(maker, (metadata, spec), of),
         endpoints: Endpoints::new(),
@@ -403,7 +404,13 @@ fn entry_of(
 }
 
 fn service_port(port: &objects::EntryPort) -> ServicePort {
-    ServicePort { name: port.name.as_str().into(), port: port.number }
+    let speech = Speech::of_protocol(&port.protocol);
+    ServicePort { name: port.name.as_str().into(), port: port.number, speech }
+}
+
+fn kubernetes_port(port: &objects::ServicePort) -> ServicePort {
+    let speech = Speech::of_port(port.port, &port.name, port.app_protocol.as_deref());
+    ServicePort { name: port.name.as_str().into(), port: port.port, speech }
 }
 
 fn entry_port(port: &objects::EntryPort) -> PortSpec {

@@ -278,7 +278,59 @@ fn labels_of_object_and_namespace_name_the_waypoint() {
     let problems: Vec<_> = snapshot.problems().iter().map(|p| p.text.as_str()).collect();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems.iter().any(|text| text.contains("shop/gone, which does not exist")));
-    assert!(problems.iter().any(|text| text.contains("does not admit other namespaces")));
+    assert!(problems.iter().any(|text| text.contains("does not admit this namespace")));
+}
+
+#[test]
+fn a_gateway_admits_namespaces_by_their_labels() {
+    let admitting = |selector: &str| {
+        let allowed =
+            format!("allowedRoutes: {{namespaces: {{from: Selector, selector: {selector}}}}}");
+        let text = WAYPOINTS
+            .replace(
+                "{name: mesh, port: 15008, protocol: HBONE}",
+                &format!("{{name: mesh, port: 15008, protocol: HBONE, {allowed}}}"),
+            )
+            .replace("{name: other, labels: {", "{name: other, labels: {team: a, ");
+        let snapshot = snapshot(&text);
+        let far = snapshot.service_named("far.other.svc.cluster.local").unwrap();
+        far.waypoint.as_ref().map(|waypoint| waypoint.destination.to_string()).unwrap()
+    };
+    let (open, shut) = ("waypoint.shop.svc.cluster.local", "shop/waypoint");
+    for (selector, expected) in [
+        ("{matchLabels: {team: a}}", open),
+        ("{matchLabels: {kubernetes.io/metadata.name: other}}", open),
+        ("{matchLabels: {team: b}}", shut),
+        ("{matchLabels: {team: a, tier: x}}", shut),
+        ("{matchLabels: {team: a}, matchExpressions: [{key: x, operator: Exists}]}", shut),
+        ("{}", shut),
+    ] {
+        assert_eq!(admitting(selector), expected, "{selector}");
+    }
+}
+
+/// What a waypoint is for decides which addresses lead to it: services' unless it says otherwise.
+#[test]
+fn services_and_pods_pass_the_waypoints_that_are_for_them() {
+    for (label, service, pod) in [
+        ("", true, false),
+        (", labels: {istio.io/waypoint-for: service}", true, false),
+        (", labels: {istio.io/waypoint-for: workload}", false, true),
+        (", labels: {istio.io/waypoint-for: all}", true, true),
+        (", labels: {istio.io/waypoint-for: none}", false, false),
+    ] {
+        let snapshot = snapshot(&format!(
+            "{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, labels: {{istio.io/use-waypoint: w}}}}}}\n---\n\
+             {{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {{name: w, namespace: shop{label}}}, \
+             spec: {{listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}}}\n---\n\
+             {{kind: Service, apiVersion: v1, metadata: {{name: x, namespace: shop}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}}}\n---\n\
+             {{kind: Pod, apiVersion: v1, metadata: {{name: p, namespace: shop}}, spec: {{}}, status: {{podIP: 10.0.0.1}}}}"
+        ));
+        let found = snapshot.service_named("x.shop.svc.cluster.local").unwrap().waypoint.is_some();
+        assert_eq!(found, service, "{label}");
+        let found = snapshot.workload("Kubernetes//Pod/shop/p").unwrap().waypoint.is_some();
+        assert_eq!(found, pod, "{label}");
+    }
 }
 
 #[test]

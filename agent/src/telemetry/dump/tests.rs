@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     clock,
     discovery::{
-        Distribution, Locality, Policies, Protocol, Service, ServicePort, Waypoint,
+        Distribution, Locality, Policies, Protocol, Service, ServicePort, Speech, Waypoint,
         WaypointDestination,
     },
     flow::Direction,
@@ -59,7 +59,7 @@ fn service() -> Service {
             destination: WaypointDestination::Host("cart.shop.svc.cluster.local".into()),
             port: 15008,
         }),
-        ports: vec![ServicePort { name: "http".into(), port: 80 }],
+        ports: vec![ServicePort { name: "http".into(), port: 80, speech: Speech::Http }],
         distribution: Distribution::SameZone,
         endpoints: BTreeMap::from([("c1//Pod/shop/cart".into(), BTreeMap::from([(80, 8080)]))]),
         origin: origin(),

@@ -1,0 +1,284 @@
+//! Shell: builds every room, spawns every long task, owns the order of stopping.
+//! Never: a protocol detail.
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use culvert_agent::{
+    clock,
+    discovery::{Snapshot, WaypointDestination},
+    drain::Drain,
+    hbone::{
+        Baggage,
+        pool::{Pool, PoolLimits},
+    },
+    identity::{Identity, Keeper, Lease, ca::LocalCa},
+    manifest::{self, Changes, Compiler, Folder, Known},
+    telemetry::logging::{Form, Logging},
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, Semaphore, watch},
+};
+
+use crate::{
+    attachment::Gateway,
+    config::{AccessFormat, Config, Format},
+    entrance::Entrance,
+    exchange::{Exchange, Mirrors},
+    manifest as routes,
+    mesh::Mesh,
+    operators::Operators,
+    record::{self, Telemetry},
+    upstream::{Own, Upstream},
+};
+
+/// Pause before another connection is accepted when none could be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Runs the waypoint until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(path: &Path, manifests: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let mut config = Config::read(path)?;
+    if let Some(manifests) = manifests {
+        config.manifests.directory = manifests;
+    }
+    let address = config.check(path)?;
+    let form = match config.log.format {
+        Format::Text => Form::Text,
+        Format::Json => Form::Json,
+    };
+    let logging = Logging::start(form, &config.log.level)?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("waypoint")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let done = runtime.block_on(waypoint(config, address, logging.clone()));
+    if let Err(error) = &done {
+        tracing::error!("{error:#}");
+    }
+    logging.flush();
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::Result<()> {
+    let (connections, background) = (Drain::default(), Drain::default());
+    let (identity, keeper) = certificates(&config, &background)?;
+    let lease = keeper.hold(&identity);
+    let mesh = mesh(&config, address, &background).await?;
+    let telemetry = telemetry(&config, &logging);
+    let baggage = baggage(&config);
+    let own =
+        Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage.clone() };
+    let limits =
+        PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
+    let pool = Pool::new(limits, background.clone());
+    let upstream = Upstream::new(own, pool, background.clone());
+    let exchange = Exchange {
+        mesh: mesh.clone(),
+        upstream: upstream.clone(),
+        telemetry: telemetry.clone(),
+        places: Arc::new(Semaphore::new(config.limits.max_requests.min(Semaphore::MAX_PERMITS))),
+        paths: config.path_normalization.into(),
+        mirrors: Mirrors::default(),
+        drain: connections.clone(),
+        background: background.clone(),
+        turn: AtomicUsize::new(0),
+    };
+    let entrance = Entrance {
+        mesh: mesh.clone(),
+        gateway: Arc::new(gateway(&config, address)),
+        lease: lease.clone(),
+        baggage: Arc::new(baggage),
+        exchange: Arc::new(exchange),
+        places: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
+        drain: connections.clone(),
+    };
+    let (ready, quit) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let operators = Operators {
+        mesh,
+        keeper,
+        telemetry: telemetry.clone(),
+        upstream,
+        config: Arc::new(serde_json::to_value(&config).context("write the configuration")?),
+        logging,
+        ready: ready.clone(),
+        quit: quit.clone(),
+    };
+    start(&config, (entrance, operators), &lease, (&connections, &background)).await?;
+    ready.store(true, Ordering::Relaxed);
+    tracing::info!(listen = %config.listen.hbone, "ready");
+    told_to_stop(&quit).await?;
+    tracing::info!("stopping");
+    ready.store(false, Ordering::Relaxed);
+    telemetry.begin_drain();
+    let finished = connections.stop(config.shutdown.grace).await;
+    background.force();
+    background.stop(Duration::ZERO).await;
+    tracing::info!(finished, "stopped");
+    Ok(())
+}
+
+fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity, Keeper)> {
+    let identity = Identity::new(&config.trust_domain, &config.namespace, &config.service_account);
+    let identity = identity.context("`trust_domain`, `namespace` and `service_account`")?;
+    let ca = LocalCa::open(&config.ca.file, &config.trust_domain, config.ca.ttl, clock::wall())?;
+    Ok((identity, Keeper::new(ca, config.ca.renew_at, background.clone())))
+}
+
+/// The folder, compiled: each change of it comes whole.
+async fn mesh(
+    config: &Config,
+    address: IpAddr,
+    background: &Drain,
+) -> anyhow::Result<watch::Receiver<Arc<Mesh>>> {
+    let settings = manifest::Settings {
+        trust_domain: config.trust_domain.clone(),
+        cluster: config.cluster.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        root_namespace: config.root_namespace.clone(),
+    };
+    let (mut compiler, mut known) = (Compiler::new(settings), Known::default());
+    let (gateway, mut called) = (gateway(config, address), Vec::new());
+    let mut settings = route_settings(config);
+    let mut routes = routes::Compiler::new(settings.clone());
+    let make = move |folder: &Folder, changes: &Changes| {
+        let snapshot = compiler.apply(folder, changes);
+        let names = names(&snapshot, &gateway);
+        if names != called {
+            called.clone_from(&names);
+            settings.waypoint =
+                settings.waypoint.take().map(|w| routes::Waypoint { destinations: names, ..w });
+            routes = routes::Compiler::new(settings.clone());
+        }
+        let routes::Compiled { table, backends, problems } =
+            routes.apply(folder, changes, &snapshot);
+        let problems = [snapshot.problems(), &problems].concat();
+        known.report(&problems);
+        tracing::info!(
+            workloads = snapshot.workloads().len(),
+            services = snapshot.count_services(),
+            problems = problems.len(),
+            "manifests read"
+        );
+        Mesh { snapshot, table, backends, problems }
+    };
+    Ok(manifest::follow(&config.manifests.directory, background, make).await?)
+}
+
+fn route_settings(config: &Config) -> routes::Settings {
+    let namespace = config.namespace.clone();
+    routes::Settings {
+        cluster_domain: config.cluster_domain.clone(),
+        root_namespace: config.root_namespace.clone(),
+        waypoint: Some(routes::Waypoint { namespace, destinations: Vec::new() }),
+    }
+}
+
+/// What services call this waypoint: its service's name and addresses, or its own address.
+fn names(snapshot: &Snapshot, gateway: &Gateway) -> Vec<WaypointDestination> {
+    let service = snapshot.service_named(&gateway.host);
+    let vips = service.into_iter().flat_map(|service| service.vips.iter().copied());
+    let addresses = vips.chain([gateway.address]).map(WaypointDestination::Address);
+    addresses.chain([WaypointDestination::Host(gateway.host.clone())]).collect()
+}
+
+fn telemetry(config: &Config, logging: &Logging) -> Arc<Telemetry> {
+    let form = match config.access_log.format {
+        AccessFormat::Text => Some(record::Form::Text),
+        AccessFormat::Json => Some(record::Form::Json),
+        AccessFormat::Off => None,
+    };
+    let log = form.map(|form| (form, logging.clone()));
+    Arc::new(Telemetry::new(config.limits.max_metric_series, log))
+}
+
+fn gateway(config: &Config, address: IpAddr) -> Gateway {
+    let Config { gateway, namespace, cluster_domain, .. } = config;
+    let host = format!("{gateway}.{namespace}.svc.{cluster_domain}");
+    Gateway { host: host.into(), address }
+}
+
+fn baggage(config: &Config) -> Baggage {
+    Baggage {
+        cluster: Some(config.cluster.clone()),
+        namespace: Some(config.namespace.clone()),
+        workload: Some(config.gateway.clone()),
+        service: Some(config.gateway.clone()),
+        revision: Some("latest".into()),
+    }
+}
+
+/// Listens, once there is a certificate.
+async fn start(
+    config: &Config,
+    (entrance, operators): (Entrance, Operators),
+    lease: &Lease,
+    (connections, background): (&Drain, &Drain),
+) -> anyhow::Result<()> {
+    let listen = &config.listen;
+    let admin = bind("listen.admin", listen.admin).await?;
+    let metrics = bind("listen.metrics", listen.metrics).await?;
+    let ready = bind("listen.ready", listen.ready).await?;
+    operators.serve([admin, metrics, ready], background);
+    lease.ready().await;
+    let tunnels = bind("listen.hbone", listen.hbone).await?;
+    connections.spawn(accept(tunnels, entrance, connections.clone()));
+    Ok(())
+}
+
+/// Accepts peers' connections until `drain` says stop.
+async fn accept(listener: TcpListener, entrance: Entrance, drain: Drain) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.draining() => return,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Fails only for what is not a socket.
+        let _ = stream.set_nodelay(true);
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        drain.spawn(entrance.clone().connection(stream, peer));
+    }
+}
+
+async fn told_to_stop(quit: &Notify) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = quit.notified() => {}
+    }
+    Ok(())
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {key} = {address}"))
+}
+
+/// Every tunnel connection needs a file; the soft limit is made for programs that use `select(2)`.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,145 @@
+//! Pure: what a tunnel to a waypoint leads to, by its target alone.
+//! Never: serves what is not attached to this waypoint; looks at a Host header.
+use std::{net::IpAddr, net::SocketAddr, sync::Arc};
+
+use culvert_agent::discovery::{Service, Snapshot, Waypoint, WaypointDestination, Workload};
+
+/// Which waypoint this is.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// Host name of the service that is deployed for its Gateway.
+    pub host: Arc<str>,
+    /// This pod's own address.
+    pub address: IpAddr,
+}
+
+/// What a tunnel leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A port of a service.
+    Service(Arc<Service>),
+    /// A workload's own address.
+    Workload(Arc<Workload>),
+}
+
+/// Why a tunnel leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Nobody has this address.
+    #[error("{0} is nobody's address")]
+    Unknown(IpAddr),
+    /// Its connections go past this waypoint, if through any.
+    #[error("{0} is not attached to this waypoint")]
+    Foreign(Arc<str>),
+    /// The service has no such port.
+    #[error("{service} has no port {port}")]
+    NoPort {
+        /// Host name of the service.
+        service: Arc<str>,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// What a tunnel to `dialled` leads to.
+///
+/// # Errors
+/// When it is not this waypoint's to serve.
+pub fn target(
+    snapshot: &Snapshot,
+    gateway: &Gateway,
+    dialled: SocketAddr,
+) -> Result<Target, Error> {
+    if let Some(service) = snapshot.service_at(dialled.ip()) {
+        let (host, port) = (&service.hostname, dialled.port());
+        if !is_attached(snapshot, gateway, service.waypoint.as_ref()) {
+            return Err(Error::Foreign(host.clone()));
+        }
+        if !service.ports.iter().any(|known| known.port == port) {
+            return Err(Error::NoPort { service: host.clone(), port });
+        }
+        return Ok(Target::Service(service.clone()));
+    }
+    match snapshot.workload_at(dialled.ip()) {
+        Some(workload) if is_attached(snapshot, gateway, workload.waypoint.as_ref()) => {
+            Ok(Target::Workload(workload.clone()))
+        }
+        Some(workload) => Err(Error::Foreign(workload.uid.clone())),
+        None => Err(Error::Unknown(dialled.ip())),
+    }
+}
+
+fn is_attached(snapshot: &Snapshot, gateway: &Gateway, waypoint: Option<&Waypoint>) -> bool {
+    let of_service = |service: &Arc<Service>| {
+        let workload = |uid| snapshot.workload(uid);
+        let is_own = |uid| workload(uid).is_some_and(|w| w.addresses.contains(&gateway.address));
+        service.hostname == gateway.host || service.endpoints.keys().any(|uid| is_own(uid))
+    };
+    match waypoint.map(|waypoint| &waypoint.destination) {
+        Some(WaypointDestination::Host(host)) => {
+            *host == gateway.host || snapshot.service_named(host).is_some_and(of_service)
+        }
+        Some(WaypointDestination::Address(address)) => {
+            *address == gateway.address || snapshot.service_at(*address).is_some_and(of_service)
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use culvert_agent::manifest::{Folder, Settings, compile};
+
+    use super::*;
+
+    const MESH: &str = r"
+{kind: Namespace, apiVersion: v1, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}}
+---
+{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: waypoint, namespace: shop}, spec: {gatewayClassName: culvert-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: pods, namespace: shop, labels: {istio.io/waypoint-for: workload}}, status: {addresses: [{value: 10.0.0.9}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: cart, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: free, namespace: shop, labels: {istio.io/use-waypoint: none}}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: cart-0, namespace: shop}, spec: {}, status: {podIP: 10.0.0.1}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: db-0, namespace: shop, labels: {istio.io/use-waypoint: pods}}, spec: {}, status: {podIP: 10.0.0.2}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: waypoint-0, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}, spec: {}, status: {podIP: 10.0.0.8}}
+";
+
+    #[test]
+    fn only_what_is_attached_is_served() {
+        let mut folder = Folder::default();
+        folder.update(BTreeMap::from([("m.yaml".into(), Ok(MESH.into()))]));
+        let snapshot = compile(&folder, &Settings::default());
+        let own =
+            |host: &str, address: [u8; 4]| Gateway { host: host.into(), address: address.into() };
+        let services = own("waypoint.shop.svc.cluster.local", [10, 0, 0, 8]);
+        let pods = own("pods.shop.svc.cluster.local", [10, 0, 0, 9]);
+        for (gateway, dialled, served) in [
+            (&services, "10.96.0.1:80", true),
+            // No such port.
+            (&services, "10.96.0.1:81", false),
+            // It opted out.
+            (&services, "10.96.0.2:80", false),
+            // Of a namespace's Gateway for services, pods are none.
+            (&services, "10.0.0.1:80", false),
+            // Another waypoint's.
+            (&services, "10.0.0.2:80", false),
+            (&pods, "10.0.0.2:80", true),
+            (&pods, "10.96.0.1:80", false),
+            // Our own address, and its admin ports.
+            (&services, "10.0.0.8:15000", false),
+            (&services, "127.0.0.1:15000", false),
+            (&services, "192.0.2.1:80", false),
+        ] {
+            let target = target(&snapshot, gateway, dialled.parse().unwrap());
+            assert_eq!(target.is_ok(), served, "{dialled}: {target:?}");
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Shell: the waypoint's configuration file, with its defaults; the only reader of settings.
+//! Never: held by anyone after start: `app` hands each room its part by value.
+use std::{
+    env, fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{path::Normalisation, record::book::LEAST_SERIES};
+
+/// Everything that can be set. Unknown keys are errors.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The name of the Gateway that this is the proxy of.
+    #[serde(default)]
+    pub gateway: String,
+    /// Its namespace. Default: the environment variable `POD_NAMESPACE`.
+    #[serde(default)]
+    pub namespace: String,
+    /// The service account of this pod, whose identity endpoints see. Default: the gateway's name.
+    #[serde(default)]
+    pub service_account: String,
+    /// This pod's own address, from which endpoints are dialled. Default: the environment variable
+    /// `POD_IP`.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// The trust domain of every identity of the mesh.
+    #[serde(default = "cluster_local")]
+    pub trust_domain: String,
+    /// The cluster's name, told to peers and part of workloads' unique names.
+    #[serde(default = "cluster")]
+    pub cluster: String,
+    /// The domain of service names.
+    #[serde(default = "cluster_local")]
+    pub cluster_domain: String,
+    /// The namespace whose policies are the whole mesh's.
+    #[serde(default = "root_namespace")]
+    pub root_namespace: String,
+    /// How far paths are normalised before anything looks at them.
+    #[serde(default)]
+    pub path_normalization: Paths,
+    /// Where Kubernetes objects come from.
+    #[serde(default)]
+    pub manifests: Manifests,
+    /// Who issues certificates.
+    #[serde(default)]
+    pub ca: Ca,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// One line for each request.
+    #[serde(default)]
+    pub access_log: AccessLog,
+    /// What else is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+    /// Where the waypoint listens.
+    #[serde(default)]
+    pub listen: Listen,
+    /// How it stops.
+    #[serde(default)]
+    pub shutdown: Shutdown,
+}
+
+/// How far paths are normalised (Istio's `meshConfig.pathNormalization`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Paths {
+    /// Not at all.
+    None,
+    /// Dot segments are resolved, backslashes are slashes.
+    #[default]
+    Base,
+    /// Several slashes are one, too.
+    MergeSlashes,
+    /// Escaped slashes are slashes, too.
+    DecodeAndMergeSlashes,
+}
+
+/// Where Kubernetes objects come from.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Manifests {
+    /// A folder of YAML files, watched. `--manifests` overrides it.
+    pub directory: PathBuf,
+}
+
+/// The local certificate authority.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ca {
+    /// Root certificate and key, one PEM file; made on first use, readable by its owner only.
+    pub file: PathBuf,
+    /// Lifetime of the waypoint's certificate.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// The part of its life after which it is renewed, give or take 5 %.
+    pub renew_at: f64,
+}
+
+/// What is logged beside requests, and how.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `text` for people, `json` for programs.
+    pub format: Format,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,hyper=debug`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Bounds.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Tunnels of clients that are open at one time; further ones are reset.
+    pub max_connections: usize,
+    /// Requests that are open at one time; further ones are answered with 503.
+    pub max_requests: usize,
+    /// Tunnel connections to endpoints' agents that are open at one time.
+    pub max_tunnels: usize,
+    /// A tunnel connection that carries nothing is closed after this long.
+    #[serde(with = "humantime_serde")]
+    pub tunnel_idle: Duration,
+    /// Series of traffic metrics, of all families together; who is least recently used makes room.
+    pub max_metric_series: usize,
+}
+
+/// One line for each request.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// In which form.
+    pub format: AccessFormat,
+}
+
+/// The form of the access log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// Istio's default text format.
+    #[default]
+    Text,
+    /// One JSON object a line, with Istio's keys.
+    Json,
+    /// There is none.
+    Off,
+}
+
+/// Where the waypoint listens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Tunnels.
+    pub hbone: SocketAddr,
+    /// Dumps and levels; never beyond the pod.
+    pub admin: SocketAddr,
+    /// Prometheus metrics.
+    pub metrics: SocketAddr,
+    /// Readiness.
+    pub ready: SocketAddr,
+}
+
+/// How it stops.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long open requests may take to finish.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not what it should be; the source names line and key.
+    #[error("configuration {path}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<toml::de::Error>,
+    },
+    /// A value cannot be used.
+    #[error("configuration {path}: {text}")]
+    Value {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        text: String,
+    },
+}
+
+impl Config {
+    /// Reads the file, and what Kubernetes puts into the environment.
+    ///
+    /// # Errors
+    /// When it cannot be read, has an unknown key, or a value that cannot be used.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let mut config = Self::parse(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        if config.namespace.is_empty() {
+            config.namespace = env::var("POD_NAMESPACE").unwrap_or_default();
+        }
+        if config.address.is_none() {
+            config.address = env::var("POD_IP").ok().and_then(|address| address.parse().ok());
+        }
+        Ok(config)
+    }
+
+    /// Parses the text of a configuration file.
+    ///
+    /// # Errors
+    /// Names line and key.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        let mut config: Self = toml::from_str(text)?;
+        if config.service_account.is_empty() {
+            config.service_account.clone_from(&config.gateway);
+        }
+        Ok(config)
+    }
+
+    /// Checks what the types cannot. Gives this pod's address.
+    ///
+    /// # Errors
+    /// Says what is wrong and what to do.
+    pub fn check(&self, path: &Path) -> Result<IpAddr, ConfigError> {
+        let wrong = |text: &str| ConfigError::Value { path: path.into(), text: text.into() };
+        if self.gateway.is_empty() {
+            return Err(wrong("`gateway` is not set: name the Gateway that this is the proxy of"));
+        }
+        if self.namespace.is_empty() {
+            return Err(wrong(
+                "`namespace` is not set: give the Gateway's namespace there or in POD_NAMESPACE",
+            ));
+        }
+        let address = self.address.ok_or_else(|| {
+            wrong("`address` is not set: give this pod's address there or in POD_IP")
+        })?;
+        if self.manifests.directory.as_os_str().is_empty() {
+            return Err(wrong(
+                "`manifests.directory` is not set: give a folder there or by --manifests",
+            ));
+        }
+        if self.ca.ttl < MIN_TTL {
+            return Err(wrong(
+                "`ca.ttl` is below two seconds: certificates would expire while they are made",
+            ));
+        }
+        if !(0.1..=0.9).contains(&self.ca.renew_at) {
+            return Err(wrong("`ca.renew_at` must be between 0.1 and 0.9"));
+        }
+        if self.limits.max_metric_series < LEAST_SERIES {
+            return Err(wrong(&format!(
+                "`limits.max_metric_series` is below {LEAST_SERIES}: no workload would have series of its own"
+            )));
+        }
+        if !self.listen.admin.ip().is_loopback() {
+            return Err(wrong(
+                "`listen.admin` must be a loopback address: it answers without asking who asks",
+            ));
+        }
+        Ok(address)
+    }
+}
+
+const MIN_TTL: Duration = Duration::from_secs(2);
+
+fn cluster_local() -> String {
+    "cluster.local".into()
+}
+
+fn cluster() -> String {
+    "Kubernetes".into()
+}
+
+fn root_namespace() -> String {
+    "istio-system".into()
+}
+
+impl From<Paths> for Normalisation {
+    fn from(paths: Paths) -> Self {
+        match paths {
+            Paths::None => Self::None,
+            Paths::Base => Self::Base,
+            Paths::MergeSlashes => Self::MergeSlashes,
+            Paths::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
+        }
+    }
+}
+
+impl Default for Ca {
+    fn default() -> Self {
+        let file = PathBuf::from("/var/lib/culvert/ca.pem");
+        Self { file, ttl: Duration::from_secs(24 * 3600), renew_at: 0.5 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: Format::Text, level: "info".into() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 65_536,
+            max_requests: 65_536,
+            max_tunnels: 16_384,
+            tunnel_idle: Duration::from_secs(300),
+            max_metric_series: 50_000,
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            hbone: (Ipv6Addr::UNSPECIFIED, 15008).into(),
+            admin: (Ipv4Addr::LOCALHOST, 15000).into(),
+            metrics: (Ipv6Addr::UNSPECIFIED, 15020).into(),
+            ready: (Ipv6Addr::UNSPECIFIED, 15021).into(),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(30) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = Config::parse("[limits]\nmax = 1\n").unwrap_err().to_string();
+        assert!(error.contains("max") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn the_commented_file_has_every_key_and_passes() {
+        let text = include_str!("../../deploy/config/waypoint.toml");
+        let config = Config::parse(text).unwrap();
+        config.check(Path::new("waypoint.toml")).unwrap();
+        let keys = |table: &toml::Table| -> Vec<String> {
+            let under = |(name, value): (&String, &toml::Value)| match value.as_table() {
+                Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
+                None => vec![name.clone()],
+            };
+            table.iter().flat_map(under).collect()
+        };
+        let commented: toml::Table = toml::from_str(text).unwrap();
+        assert_eq!(keys(&commented), keys(&toml::Table::try_from(&config).unwrap()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        let path = Path::new("waypoint.toml");
+        let own = "gateway = \"waypoint\"\nnamespace = \"shop\"\naddress = \"10.0.0.1\"\n";
+        for (text, hint) in [
+            (String::new(), "gateway"),
+            ("gateway = \"waypoint\"".into(), "namespace"),
+            ("gateway = \"waypoint\"\nnamespace = \"shop\"".into(), "address"),
+            (own.into(), "manifests.directory"),
+            (format!("{own}[manifests]\ndirectory = \"/m\"\n[ca]\nttl = \"1s\""), "ca.ttl"),
+            (
+                format!(
+                    "{own}[manifests]\ndirectory = \"/m\"\n[listen]\nadmin = \"0.0.0.0:15000\""
+                ),
+                "loopback",
+            ),
+        ] {
+            let error = Config::parse(&text).unwrap().check(path).unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+}

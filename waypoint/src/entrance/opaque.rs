@@ -1,0 +1,193 @@
+//! Story: a tunnel whose bytes nobody looks at, beyond the name that a TLS client asks for.
+//! Never: HTTP.
+use std::sync::{Arc, atomic::Ordering};
+
+use culvert_agent::relay::{Counters, Ended, relay};
+use tokio::time::timeout;
+
+use super::{Entrance, whole_guess};
+use crate::{
+    exchange::{Port, asked::client},
+    listener::{
+        Opening, Version,
+        hello::{self, Hello},
+        serve::HEAD_TIMEOUT,
+        sniff::Guess,
+    },
+    outcome::{Flag, LocalReply},
+    record::{Record, Session},
+    routing::{self, Missing, Target, find_stream},
+    upstream::{Opened, To},
+};
+
+impl Entrance {
+    /// A client of TLS: its rule may depend on the name that it asks for.
+    pub(super) async fn tls(self, mut opening: Opening, port: Port, mut session: Session) {
+        let name = timeout(HEAD_TIMEOUT, server_name(&mut opening)).await.unwrap_or(None);
+        session.server_name = name.map(Arc::from);
+        self.opaque(opening, port, session).await;
+    }
+
+    /// Carries bytes to the endpoint that the rules choose.
+    pub(super) async fn opaque(self, opening: Opening, port: Port, session: Session) {
+        let session = Arc::new(session);
+        let mut record = Record::open(&self.exchange.telemetry, &session);
+        let chosen = self.choose(&port, &session, &mut record);
+        let opened = match chosen {
+            Ok(to) => {
+                let opened = self.exchange.upstream.open(&to).await;
+                opened.map_err(|failure| LocalReply::failed(&failure))
+            }
+            Err(reply) => Err(reply),
+        };
+        match opened {
+            Ok(opened) => carry(opening, Server::from(opened), record).await,
+            Err(reply) => {
+                record.replied(&reply);
+                opening.abort();
+            }
+        }
+    }
+
+    /// A client that has said nothing: its server may speak first, so it is dialled. Whoever speaks
+    /// first says what is spoken, and a client that speaks HTTP after all is subject to the rules.
+    pub(super) async fn silent(self, mut opening: Opening, port: Port, session: Session) {
+        let session = Arc::new(session);
+        let mut record = Record::open(&self.exchange.telemetry, &session);
+        let Ok(to) = self.choose(&port, &session, &mut record) else {
+            record.forget();
+            return Box::pin(self.late(opening, port, session)).await;
+        };
+        let Ok(opened) = self.exchange.upstream.open(&to).await else {
+            record.forget();
+            return Box::pin(self.late(opening, port, session)).await;
+        };
+        let mut server = Server::from(opened);
+        tokio::select! {
+            _ = opening.more() => {}
+            () = server.speaks() => return carry(opening, server, record).await,
+        }
+        match whole_guess(&mut opening).await {
+            Guess::Opaque | Guess::More => carry(opening, server, record).await,
+            Guess::Http1 | Guess::Http2 | Guess::Tls => {
+                record.forget();
+                Box::pin(self.late(opening, port, session)).await;
+            }
+        }
+    }
+
+    /// A client that spoke late.
+    async fn late(self, mut opening: Opening, port: Port, session: Arc<Session>) {
+        let session = Arc::unwrap_or_clone(session);
+        if opening.first().is_empty() && !matches!(opening.more().await, Ok(true)) {
+            return opening.abort();
+        }
+        match whole_guess(&mut opening).await {
+            Guess::Http1 => self.requests(opening, (port, Version::Http1), session).await,
+            Guess::Http2 => self.requests(opening, (port, Version::Http2), session).await,
+            Guess::Tls => self.tls(opening, port, session).await,
+            Guess::Opaque | Guess::More => self.opaque(opening, port, session).await,
+        }
+    }
+
+    /// The endpoint that the rules choose.
+    fn choose(
+        &self,
+        port: &Port,
+        session: &Session,
+        record: &mut Record,
+    ) -> Result<To, LocalReply> {
+        let mesh = self.mesh.borrow().clone();
+        let default = port.default_routes();
+        let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
+        let nobodys = std::collections::BTreeMap::new();
+        let opening = match &session.server_name {
+            Some(name) => routing::Opening::Tls(Some(name)),
+            None => routing::Opening::Other,
+        };
+        let route = find_stream(routes, opening, &client(session, &nobodys));
+        let route = route.ok_or_else(LocalReply::no_route)?;
+        let destination = route.destinations.draw(rand::random());
+        let destination = destination.ok_or_else(LocalReply::no_backend)?;
+        let reference = match &destination.target {
+            Target::Backend(reference) => reference,
+            Target::Missing(Missing::Cluster(_) | Missing::Backend(_)) => {
+                return Err(LocalReply::no_cluster());
+            }
+        };
+        record.backend = Some(reference.clone());
+        let turn = self.exchange.turn.fetch_add(1, Ordering::Relaxed);
+        let (to, _) = mesh.pick(reference, session.dialled, turn)?;
+        record.destination.clone_from(&to.workload);
+        record.endpoint = Some(to.at);
+        Ok(to)
+    }
+}
+
+/// The name that a client of TLS asks for, if it does.
+async fn server_name(opening: &mut Opening) -> Option<String> {
+    loop {
+        match hello::server_name(&opening.first()) {
+            Hello::Name(name) => return name,
+            Hello::Unknown => return None,
+            Hello::More => {}
+        }
+        if !matches!(opening.more().await, Ok(true)) {
+            return None;
+        }
+    }
+}
+
+/// A connection to an endpoint that may speak first.
+enum Server {
+    Tunnel(Opening),
+    Plain(tokio::net::TcpStream),
+}
+
+impl From<Opened> for Server {
+    fn from(opened: Opened) -> Self {
+        match opened {
+            Opened::Tunnel(tunnel) => Self::Tunnel(Opening::from(tunnel)),
+            Opened::Plain(stream) => Self::Plain(stream),
+        }
+    }
+}
+
+impl Server {
+    /// Waits until it does, or ends.
+    async fn speaks(&mut self) {
+        // How it ended, the relay finds out.
+        match self {
+            Self::Tunnel(opening) => drop(opening.more().await),
+            Self::Plain(stream) => drop(stream.readable().await),
+        }
+    }
+}
+
+/// Carries bytes both ways until both sides are done.
+async fn carry(client: Opening, server: Server, mut record: Record) {
+    let carried = Carried { counters: Counters::default(), record: &mut record };
+    let ended = match server {
+        Server::Tunnel(server) => relay(client, server, &carried.counters).await,
+        Server::Plain(server) => relay(client, server, &carried.counters).await,
+    };
+    drop(carried);
+    match ended {
+        Ended::Finished => record.whole = true,
+        Ended::ResetByClient => record.flags.add(Flag::DownstreamConnectionTermination),
+        Ended::ResetByServer => record.flags.add(Flag::UpstreamConnectionTermination),
+    }
+}
+
+/// The record has the bytes also when the relay is dropped where it stands.
+struct Carried<'a> {
+    counters: Counters,
+    record: &'a mut Record,
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        self.record.received.add(self.counters.sent.load(Ordering::Relaxed));
+        self.record.sent.add(self.counters.received.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,270 @@
+//! Story: one request from its head to the end of its response.
+//! Never: parses, touches a socket.
+pub(crate) mod asked;
+mod headers;
+mod mirror;
+mod place;
+mod respond;
+mod upgrade;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use culvert_agent::{clock, drain::Drain};
+use http::{Request, Response, StatusCode};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::sync::{Semaphore, watch};
+
+use self::{
+    asked::Asked,
+    headers::Upgrade,
+    place::Place,
+    respond::{Expiry, answered, pass, refuse},
+};
+pub use self::{mirror::Mirrors, respond::ResponseBody};
+use crate::{
+    backend::{self, Backend},
+    body::{Meter, RequestBody},
+    grpc,
+    listener::Version,
+    mesh::Mesh,
+    outcome::{Failure, Flag, LocalReply},
+    path::Normalisation,
+    record::{Record, Session, Telemetry},
+    routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule},
+    upstream::{AnswerBody, To, Upstream},
+};
+
+/// What requests share.
+#[derive(Debug)]
+pub struct Exchange {
+    /// What everything is decided by.
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// Connections to endpoints.
+    pub upstream: Upstream,
+    /// Where records go.
+    pub telemetry: Arc<Telemetry>,
+    /// Places for requests.
+    pub places: Arc<Semaphore>,
+    /// How far paths are normalised.
+    pub paths: Normalisation,
+    /// Room for mirrors' copies.
+    pub mirrors: Mirrors,
+    /// Who owns what outlives a request: upgraded connections.
+    pub drain: Drain,
+    /// Who owns what nobody waits for.
+    pub background: Drain,
+    /// Whose turn it is.
+    pub turn: AtomicUsize,
+}
+
+/// What became of it.
+enum Done {
+    /// The endpoint's response, until when it must be over.
+    Passed(Response<AnswerBody>, Option<Expiry>),
+    /// The waypoint's own.
+    Own(Answer),
+    /// Both sides agreed to speak something else.
+    Switched(Response<AnswerBody>, OnUpgrade),
+}
+
+impl Exchange {
+    /// Answers one request of a session to a port with these routes.
+    pub async fn answer(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        (port, version): (Port, Version),
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let (mut head, body) = request.into_parts();
+        let mut record = Record::open(&self.telemetry, &session);
+        record.asked(&head);
+        record.is_grpc = grpc::is_grpc(&head.headers);
+        record.received = Arc::new(Meter::new(record.is_grpc));
+        record.sent = Arc::new(Meter::new(record.is_grpc));
+        let Ok(room) = self.places.clone().try_acquire_owned() else {
+            return refuse(&LocalReply::failed(&Failure::Overflow), record);
+        };
+        let place = match Place::read(&head, self.paths) {
+            Ok(place) => place,
+            Err(reply) => return refuse(&reply, record),
+        };
+        let client = match headers::upgrade(&head.headers, head.version) {
+            Upgrade::WebSocket => head.extensions.remove::<OnUpgrade>(),
+            Upgrade::No => None,
+            Upgrade::Other => return refuse(&LocalReply::no_upgrade(), record),
+        };
+        headers::complete(&mut head.headers, place.scheme, rand::random());
+        record.set_request_id(&head.headers);
+        let body = RequestBody::new(body, record.received.clone());
+        let asked = Asked { head, body, place, client, version };
+        match Box::pin(self.decide(&port, asked, &mut record)).await {
+            Ok(Done::Passed(response, expiry)) => pass(response, expiry, record, room),
+            Ok(Done::Own(answer)) => answered(answer, record),
+            Ok(Done::Switched(response, client)) => {
+                upgrade::join(response, client, record, &self.drain)
+            }
+            Err(reply) => refuse(&reply, record),
+        }
+    }
+
+    /// Does what the rule says.
+    async fn decide(
+        &self,
+        port: &Port,
+        asked: Asked,
+        record: &mut Record,
+    ) -> Result<Done, LocalReply> {
+        let mesh = self.mesh.borrow().clone();
+        let default = port.default_routes();
+        let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
+        let session = record.session().clone();
+        let decision = asked.decide(routes, &session, &mut rand::random);
+        let name = decision.rule.map(|rule| rule.name.clone());
+        record.route = name.filter(|name| !name.is_empty());
+        if let Some(delay) = decision.delay {
+            record.flags.add(Flag::DelayInjected);
+            tokio::time::sleep(delay).await;
+        }
+        match decision.step {
+            Step::Answer(answer) => Ok(Done::Own(answer)),
+            Step::Forward(onward) => self.forward(&mesh, &onward, asked, record).await,
+        }
+    }
+
+    /// Sends it where the rule says.
+    async fn forward(
+        &self,
+        mesh: &Mesh,
+        onward: &Onward<'_>,
+        mut asked: Asked,
+        record: &mut Record,
+    ) -> Result<Done, LocalReply> {
+        let (to, backend) = self.endpoint(mesh, onward.backend, record)?;
+        asked.change(onward)?;
+        let version = version(mesh, &backend, &asked);
+        self.mirror(mesh, onward, &mut asked);
+        let client = asked.client.take();
+        // A websocket may last.
+        let timeout = onward.timeouts.request.filter(|_| client.is_none());
+        let expiry = timeout.map(|timeout| expiry(record.received.clone(), timeout));
+        let request = asked.into_request(version, client.is_some())?;
+        let sent = clock::now();
+        let (mut answer, expiry) = self.send(&to, version, request, expiry).await?;
+        record.service_time = Some(clock::now().saturating_duration_since(sent));
+        let status = answer.status();
+        onward.response.apply(Some(status), answer.headers_mut());
+        match client {
+            Some(client) if status == StatusCode::SWITCHING_PROTOCOLS => {
+                Ok(Done::Switched(answer, client))
+            }
+            Some(_) | None => Ok(Done::Passed(answer, expiry)),
+        }
+    }
+
+    fn endpoint(
+        &self,
+        mesh: &Mesh,
+        reference: &Arc<BackendRef>,
+        record: &mut Record,
+    ) -> Result<(To, Backend), LocalReply> {
+        record.backend = Some(reference.clone());
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (to, backend) = mesh.pick(reference, record.session().dialled, turn)?;
+        record.destination.clone_from(&to.workload);
+        record.endpoint = Some(to.at);
+        Ok((to, backend))
+    }
+
+    /// One attempt, within the time that there is.
+    async fn send(
+        &self,
+        to: &To,
+        version: Version,
+        request: Request<RequestBody>,
+        expiry: Option<Expiry>,
+    ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
+        let sent = self.upstream.send(to, version, request);
+        let Some(mut expiry) = expiry else {
+            let answer = sent.await.map_err(|failure| LocalReply::failed(&failure))?;
+            return Ok((answer, None));
+        };
+        tokio::select! {
+            answer = sent => {
+                let answer = answer.map_err(|failure| LocalReply::failed(&failure))?;
+                Ok((answer, Some(expiry)))
+            }
+            () = &mut expiry => Err(LocalReply::timeout()),
+        }
+    }
+
+    /// Sends copies to the rule's mirrors.
+    fn mirror(&self, mesh: &Mesh, onward: &Onward<'_>, asked: &mut Asked) {
+        for reference in &onward.mirrors {
+            let turn = self.turn.load(Ordering::Relaxed);
+            let Ok((to, backend)) = mesh.pick(reference, NOWHERE, turn) else { continue };
+            let Some(room) = self.mirrors.room() else { return };
+            let version = version(mesh, &backend, asked);
+            let Some(copy) = asked.copy(version) else { continue };
+            let within = (onward.timeouts.request, room);
+            let sending = mirror::send(self.upstream.clone(), to, version, copy, within);
+            self.background.spawn(sending);
+        }
+    }
+}
+
+/// What a mirror's client dialled.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// The port that a session is to.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// The service's host name.
+    pub host: Arc<str>,
+    /// The service port.
+    pub number: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+impl Port {
+    /// Where requests go while no table names the port.
+    pub(crate) fn default_routes(&self) -> PortRoutes {
+        let Self { host, number, protocol } = self;
+        let backend = Arc::new(BackendRef { host: host.clone(), port: *number, subset: None });
+        PortRoutes {
+            protocol: *protocol,
+            http: vec![Rule::default_route(backend.clone())],
+            tls: Vec::new(),
+            tcp: vec![TcpRule::default_route(backend)],
+        }
+    }
+}
+
+/// Over when the time is that a request has from its end.
+fn expiry(meter: Arc<Meter>, timeout: Duration) -> Expiry {
+    Box::pin(async move {
+        meter.ended().await;
+        tokio::time::sleep(timeout).await;
+    })
+}
+
+/// What the endpoint is spoken to in.
+fn version(mesh: &Mesh, backend: &Backend, asked: &Asked) -> Version {
+    if asked.client.is_some() {
+        return Version::Http1;
+    }
+    match (mesh.protocol(&backend.reference), backend.policy.connection_pool.upgrade) {
+        (Protocol::Http2 | Protocol::Grpc, _) | (_, backend::Upgrade::Http2) => Version::Http2,
+        (_, backend::Upgrade::LikeClient) | (Protocol::Unknown, backend::Upgrade::No) => {
+            asked.version
+        }
+        (Protocol::Http | Protocol::Tcp | Protocol::Tls, backend::Upgrade::No) => Version::Http1,
+    }
+}

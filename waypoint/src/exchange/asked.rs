@@ -1,0 +1,139 @@
+//! Pure: a request between its client and its endpoint: what rules see of it, and what it goes on as.
+//! Never: sends it.
+use std::collections::BTreeMap;
+
+use http::{
+    HeaderValue, Request, Uri, Version as HttpVersion,
+    request::Parts,
+    uri::{PathAndQuery, Scheme},
+};
+use hyper::upgrade::OnUpgrade;
+
+use super::{headers, place::Place};
+use crate::{
+    body::RequestBody,
+    listener::Version,
+    outcome::LocalReply,
+    record::Session,
+    routing::{Client, Decision, Onward, PortRoutes, RequestHead, decide, shadow},
+};
+
+/// A request on its way.
+pub(super) struct Asked {
+    pub(super) head: Parts,
+    pub(super) body: RequestBody,
+    pub(super) place: Place,
+    /// The client's side of the websocket that it asks for.
+    pub(super) client: Option<OnUpgrade>,
+    /// What its client speaks.
+    pub(super) version: Version,
+}
+
+impl Asked {
+    /// What happens to it.
+    pub(super) fn decide<'t>(
+        &self,
+        routes: &'t PortRoutes,
+        session: &Session,
+        draw: &mut impl FnMut() -> u32,
+    ) -> Decision<'t> {
+        let nobodys = BTreeMap::new();
+        let client = client(session, &nobodys);
+        let head = RequestHead {
+            method: &self.head.method,
+            scheme: self.place.scheme,
+            authority: self.place.authority(),
+            path: &self.place.path,
+            query: self.place.query.as_deref(),
+            version: self.head.version,
+            headers: &self.head.headers,
+            client: &client,
+            dialled: session.dialled,
+        };
+        decide(routes, &head, draw)
+    }
+
+    /// Makes of it what the rule says.
+    pub(super) fn change(&mut self, onward: &Onward<'_>) -> Result<(), LocalReply> {
+        headers::for_endpoint(&mut self.head.headers);
+        onward.request.apply(None, &mut self.head.headers);
+        if let Some(authority) = &onward.authority {
+            self.place.authority = authority.clone();
+        }
+        let target = match &onward.target {
+            Some(target) => target.clone(),
+            None => self.place.target().ok_or_else(|| LocalReply::bad_request("invalid_path"))?,
+        };
+        self.head.uri = target.into();
+        Ok(())
+    }
+
+    /// A copy for a mirror; `None` when there can be none.
+    pub(super) fn copy(&mut self, version: Version) -> Option<Request<RequestBody>> {
+        let authority = HeaderValue::try_from(shadow(self.place.authority())).ok()?;
+        let mut request = Request::new(());
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri.clone();
+        request.headers_mut().clone_from(&self.head.headers);
+        let (mut head, ()) = request.into_parts();
+        in_version(&mut head, version, &authority)?;
+        Some(Request::from_parts(head, self.body.copy()))
+    }
+
+    /// The request as the endpoint gets it.
+    pub(super) fn into_request(
+        self,
+        version: Version,
+        upgrade: bool,
+    ) -> Result<Request<RequestBody>, LocalReply> {
+        let Self { mut head, body, place, .. } = self;
+        let wrong = || LocalReply::bad_request("invalid_authority");
+        in_version(&mut head, version, &place.authority).ok_or_else(wrong)?;
+        if upgrade {
+            headers::keep_upgrade(&mut head.headers);
+        }
+        Ok(Request::from_parts(head, body))
+    }
+}
+
+impl Place {
+    /// Path and query together.
+    fn target(&self) -> Option<PathAndQuery> {
+        match &self.query {
+            Some(query) => format!("{}?{query}", self.path).parse().ok(),
+            None => self.path.parse().ok(),
+        }
+    }
+}
+
+/// Who asks, as rules see it. Labels are those of a workload that is who its certificate says.
+pub(crate) fn client<'a>(
+    session: &'a Session,
+    nobodys: &'a BTreeMap<String, String>,
+) -> Client<'a> {
+    let source = session.source.as_ref().filter(|source| source.identity == session.peer);
+    Client {
+        address: session.client,
+        identity: Some(&session.peer),
+        namespace: Some(session.peer.namespace()),
+        labels: source.map_or(nobodys, |source| &source.labels),
+    }
+}
+
+fn in_version(head: &mut Parts, version: Version, authority: &HeaderValue) -> Option<()> {
+    head.version = match version {
+        Version::Http1 => HttpVersion::HTTP_11,
+        Version::Http2 => {
+            let mut parts = http::uri::Parts::default();
+            parts.scheme = Some(Scheme::HTTP);
+            parts.authority = Some(authority.as_bytes().try_into().ok()?);
+            parts.path_and_query = head.uri.path_and_query().cloned();
+            head.uri = Uri::from_parts(parts).ok()?;
+            HttpVersion::HTTP_2
+        }
+    };
+    headers::in_version(&mut head.headers, version, authority);
+    // What the server of the client's connection keeps there is of no use on the next one.
+    head.extensions.clear();
+    Some(())
+}

@@ -1,0 +1,266 @@
+//! Shell: serves the requests of one connection, HTTP/1 or HTTP/2, within named limits.
+//! Never: looks past the head.
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use culvert_agent::{clock, drain::Drain};
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep_until},
+};
+
+use super::TunnelStream;
+
+/// The longest head of a request, bytes; a longer one is answered with 431 (Envoy's
+/// `max_request_headers_kb`). A request has at most 100 headers besides (hyper's `max_headers`).
+pub const LONGEST_HEAD: usize = 60 << 10;
+/// A head that has begun must be whole after this long.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests that may be open on one HTTP/2 connection.
+pub const STREAMS: u32 = 100;
+/// Bytes of bodies that one HTTP/2 connection may have sent us before we passed them on.
+const WINDOW: u32 = 1 << 20;
+/// Bytes of responses that wait for the window of an HTTP/2 stream.
+const MOST_UNSENT: usize = 256 << 10;
+/// Streams that a client may have reset before we looked at them (CVE-2023-44487).
+const MOST_RESET: usize = 20;
+/// Streams that we may have reset for a client's errors (CVE-2025-8671).
+const MOST_ERRORS: usize = 64;
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Answers the requests on `stream` until the client has no more, or `drain` asks to finish: then those
+/// that have begun are answered, and no others are taken.
+///
+/// # Errors
+/// When the connection breaks, or the client does not keep to HTTP.
+pub async fn serve<F, B>(
+    stream: TunnelStream,
+    version: Version,
+    drain: &Drain,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) -> Result<(), hyper::Error>
+where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match version {
+        Version::Http1 => Box::pin(serve_http1(stream, drain, answer)).await,
+        Version::Http2 => Box::pin(serve_http2(stream, drain, answer)).await,
+    }
+}
+
+async fn serve_http1<F, B>(
+    stream: TunnelStream,
+    drain: &Drain,
+    answer: impl Fn(Request<Incoming>) -> F,
+) -> Result<(), hyper::Error>
+where
+    F: Future<Output = Response<B>>,
+    B: Body + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let busy = Arc::new(AtomicBool::new(false));
+    let paced = Paced { stream, busy: busy.clone(), began: None, timer: None };
+    let service = service_fn(|request| {
+        let held = Busy::new(busy.clone());
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await.map(|body| Held { body, _held: held })) }
+    });
+    let connection = http1::Builder::new()
+        .max_buf_size(LONGEST_HEAD)
+        .max_header_size(LONGEST_HEAD)
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(paced), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = drain.draining() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+async fn serve_http2<F, B>(
+    stream: TunnelStream,
+    drain: &Drain,
+    answer: impl Fn(Request<Incoming>) -> F,
+) -> Result<(), hyper::Error>
+where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let service = service_fn(|request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
+    let connection = http2::Builder::new(Owned(drain.clone()))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_header_list_size(LONGEST_HEAD as u32)
+        .max_send_buf_size(MOST_UNSENT)
+        .max_pending_accept_reset_streams(MOST_RESET)
+        .max_local_error_reset_streams(MOST_ERRORS)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = drain.draining() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Spawns what hyper wants to have run, so that it has an owner and an end.
+#[derive(Clone, Debug)]
+pub struct Owned(pub Drain);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Owned {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+/// A connection whose heads must be whole in time. Between requests it may be silent.
+#[derive(Debug)]
+struct Paced {
+    stream: TunnelStream,
+    busy: Arc<AtomicBool>,
+    /// When the head began that is being read.
+    began: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Paced {
+    /// Ready when the head took too long.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let began = self.began.filter(|_| !self.busy.load(Ordering::Relaxed));
+        let Some(began) = began else {
+            (self.began, self.timer) = (None, None);
+            return Poll::Pending;
+        };
+        let timer = || Box::pin(sleep_until((began + HEAD_TIMEOUT).into()));
+        self.timer.get_or_insert_with(timer).as_mut().poll(context)
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, into);
+        if polled.is_pending() {
+            return self.poll_late(context).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        }
+        if self.began.is_none() && !self.busy.load(Ordering::Relaxed) {
+            self.began = Some(clock::now());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A request is being answered.
+#[derive(Debug)]
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn new(busy: Arc<AtomicBool>) -> Self {
+        busy.store(true, Ordering::Relaxed);
+        Self(busy)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A body until whose end its request is being answered.
+#[derive(Debug)]
+struct Held<B> {
+    body: B,
+    _held: Busy,
+}
+
+impl<B: Body + Unpin> Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

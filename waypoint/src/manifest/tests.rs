@@ -1,0 +1,10 @@
+//! Front: tests of what becomes of YAML: each builds a mesh of objects and asks about requests.
+mod conformance;
+mod destinations;
+mod incremental;
+mod matching;
+mod mission;
+mod refused;
+mod selection;
+mod streams;
+mod world;

@@ -1,0 +1,116 @@
+//! Pure: everything that is decided by, as it is at one moment, and which endpoint takes a request.
+//! Never: half of a change.
+use std::{net::IpAddr, net::SocketAddr, sync::Arc};
+
+use culvert_agent::{
+    discovery::{Protocol, Snapshot, Speech, Workload},
+    origin::Problem,
+    route::{Choice, unmeshed_hop},
+};
+
+use crate::{
+    backend::{Backend, Backends, Endpoint, endpoints},
+    outcome::LocalReply,
+    routing::{self, BackendRef, Table},
+    upstream::To,
+};
+
+/// One moment of the mesh, swapped whole.
+#[derive(Clone, Debug, Default)]
+pub struct Mesh {
+    /// Workloads and services.
+    pub snapshot: Snapshot,
+    /// Where requests go.
+    pub table: Arc<Table>,
+    /// How backends are called.
+    pub backends: Arc<Backends>,
+    /// What is wrong with what was declared.
+    pub problems: Vec<Problem>,
+}
+
+/// Why nobody takes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nobody {
+    /// There is no such service, or no such subset of it.
+    Unknown,
+    /// None of its endpoints is ready.
+    NotReady,
+}
+
+impl From<Nobody> for LocalReply {
+    fn from(nobody: Nobody) -> Self {
+        match nobody {
+            Nobody::Unknown => Self::no_cluster(),
+            Nobody::NotReady => Self::no_healthy_upstream(),
+        }
+    }
+}
+
+impl Mesh {
+    /// What is spoken on a port of a service.
+    pub fn protocol(&self, backend: &BackendRef) -> routing::Protocol {
+        let service = self.snapshot.service_named(&backend.host);
+        let ports = service.into_iter().flat_map(|service| &service.ports);
+        let mut speech = ports.filter(|port| port.port == backend.port).map(|port| port.speech);
+        match speech.next().unwrap_or_default() {
+            Speech::Http => routing::Protocol::Http,
+            Speech::Http2 => routing::Protocol::Http2,
+            Speech::Grpc => routing::Protocol::Grpc,
+            Speech::Tls => routing::Protocol::Tls,
+            Speech::Tcp => routing::Protocol::Tcp,
+            Speech::Unknown => routing::Protocol::Unknown,
+        }
+    }
+
+    /// The endpoint whose `turn` it is, at an address like the one that was dialled; and how it is
+    /// called.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pick(
+        &self,
+        reference: &Arc<BackendRef>,
+        dialled: SocketAddr,
+        turn: usize,
+    ) -> Result<(To, Backend), Nobody> {
+        let backend = self.backends.find(reference).ok_or(Nobody::Unknown)?;
+        let to = |at, workload| To { backend: reference.clone(), at, workload };
+        let Some(service) = self.snapshot.service_named(&reference.host) else {
+            // What was dialled may be a workload's own address.
+            let workload = self.snapshot.workload(&reference.host).ok_or(Nobody::Unknown)?;
+            return Ok((to(dialled, Some(workload.clone())), backend));
+        };
+        let vip = service.vips.first().map_or(dialled.ip(), |vip| *vip);
+        if service.passthrough {
+            let own = service.vips.contains(&dialled.ip())
+                || service.ranges.iter().any(|range| range.contains(&dialled.ip()));
+            let at = SocketAddr::new(if own { dialled.ip() } else { vip }, reference.port);
+            return Ok((to(at, self.snapshot.workload_at(at.ip()).cloned()), backend));
+        }
+        let ready = endpoints(&self.snapshot, &backend);
+        if let Some(Endpoint { workload, port }) = ready.get(turn % ready.len().max(1)) {
+            let address = address_like(workload, dialled.ip()).ok_or(Nobody::NotReady)?;
+            let at = SocketAddr::new(address, *port);
+            return Ok((to(at, Some(workload.clone())), backend));
+        }
+        // Who is behind it may be nobody that the mesh can know: then the node's own rules find them.
+        let vip = SocketAddr::new(vip, reference.port);
+        let outside = reference.subset.is_none().then(|| {
+            let choice = Choice::default();
+            unmeshed_hop(&self.snapshot, "", vip, &choice).ok().filter(|hop| hop.workload.is_none())
+        });
+        outside.flatten().map(|hop| (to(hop.endpoint, None), backend)).ok_or(Nobody::NotReady)
+    }
+}
+
+impl To {
+    /// Whether it is reached by a tunnel.
+    pub fn is_meshed(&self) -> bool {
+        self.workload.as_ref().is_some_and(|workload| workload.protocol == Protocol::Hbone)
+    }
+}
+
+fn address_like(workload: &Workload, dialled: IpAddr) -> Option<IpAddr> {
+    let same = |address: &&IpAddr| address.is_ipv4() == dialled.is_ipv4();
+    workload.addresses.iter().find(same).or_else(|| workload.addresses.first()).copied()
+}

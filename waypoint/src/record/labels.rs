@@ -1,0 +1,187 @@
+//! Pure: the labels of traffic metrics as Istio's waypoints have them, in its order.
+//! Never: a label whose values a client can make up without a certificate.
+use std::fmt::{self, Write};
+
+use culvert_agent::{
+    discovery::{Service, Workload},
+    identity::Identity,
+};
+
+use crate::outcome::Flags;
+
+/// Who talks to whom.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parties<'a> {
+    /// The client, if the mesh knows it.
+    pub source: Option<&'a Workload>,
+    /// What its certificate proved.
+    pub peer: Option<&'a Identity>,
+    /// The service that was dialled.
+    pub service: Option<&'a Service>,
+    /// The endpoint that was chosen.
+    pub destination: Option<&'a Workload>,
+}
+
+/// What is counted under one set of labels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Requests.
+    Request {
+        /// `http` or `grpc`.
+        protocol: &'static str,
+        /// HTTP's status; 0 for none.
+        code: u16,
+        /// gRPC's.
+        grpc: Option<u16>,
+        /// What went wrong.
+        flags: Flags,
+    },
+    /// Messages of gRPC calls.
+    Messages,
+    /// Connections of which nobody looks at the bytes.
+    Connection {
+        /// What went wrong.
+        flags: Flags,
+    },
+}
+
+/// What a value is when nobody knows it.
+const UNKNOWN: &str = "unknown";
+
+/// The part of the labels that says who talks to whom, as text.
+pub fn parties(of: &Parties<'_>) -> String {
+    let mut labels = Writer(String::with_capacity(1024));
+    labels.add("reporter", "waypoint");
+    side(&mut labels, "source", of.source);
+    labels.add("source_principal", &principal(of.peer));
+    side(&mut labels, "destination", of.destination);
+    let configured = of.destination.map(|workload| &workload.identity);
+    labels.add("destination_principal", &principal(configured));
+    let text = |of: Option<&std::sync::Arc<str>>| of.map_or(UNKNOWN, |text| text).to_owned();
+    labels.add("destination_service", &text(of.service.map(|s| &s.hostname)));
+    labels.add("destination_service_name", &text(of.service.map(|s| &s.name)));
+    labels.add("destination_service_namespace", &text(of.service.map(|s| &s.namespace)));
+    labels.0
+}
+
+/// Where what has no labels of its own is counted.
+pub fn others() -> String {
+    let mut labels = Writer(String::new());
+    labels.add("reporter", "waypoint");
+    labels.add("source_workload", "other");
+    labels.add("destination_workload", "other");
+    labels.0
+}
+
+impl Kind {
+    /// The rest of the labels.
+    pub fn write(&self, into: &mut String) -> fmt::Result {
+        match self {
+            Self::Request { protocol, code, grpc, flags } => {
+                let status = grpc.map(|code| code.to_string()).unwrap_or_default();
+                write!(
+                    into,
+                    ",request_protocol=\"{protocol}\",response_code=\"{code}\",\
+                     grpc_response_status=\"{status}\",response_flags=\"{flags}\""
+                )?;
+            }
+            Self::Messages => {}
+            Self::Connection { flags } => {
+                write!(into, ",request_protocol=\"tcp\",response_flags=\"{flags}\"")?;
+            }
+        }
+        // There is no way in but through mutual TLS.
+        into.write_str(",connection_security_policy=\"mutual_tls\"")
+    }
+
+    /// The same without what there are many of.
+    #[must_use]
+    pub fn coarse(&self) -> Self {
+        match self {
+            Self::Request { protocol: _, code, grpc: _, flags: _ } => Self::Request {
+                protocol: "http",
+                code: code / 100 * 100,
+                grpc: None,
+                flags: Flags::default(),
+            },
+            Self::Messages => Self::Messages,
+            Self::Connection { .. } => Self::Connection { flags: Flags::default() },
+        }
+    }
+}
+
+fn principal(identity: Option<&Identity>) -> String {
+    identity.map_or_else(|| UNKNOWN.into(), ToString::to_string)
+}
+
+fn side(labels: &mut Writer, side: &str, workload: Option<&Workload>) {
+    let known = |value: fn(&Workload) -> &str| workload.map_or(UNKNOWN, value);
+    let label = |names: [&str; 2], otherwise: fn(&Workload) -> &str| {
+        let find = |w: &Workload| names.iter().find_map(|name| w.labels.get(*name).cloned());
+        workload.and_then(find).unwrap_or_else(|| known(otherwise).to_owned())
+    };
+    let name = ["service.istio.io/canonical-name", "app.kubernetes.io/name"];
+    let revision = ["service.istio.io/canonical-revision", "app.kubernetes.io/version"];
+    let cluster = workload.and_then(|w| w.uid.split("//").next()).unwrap_or(UNKNOWN);
+    let mut add = |what: &str, value: &str| labels.add(&format!("{side}_{what}"), value);
+    add("workload", known(|w| &w.workload_name));
+    add("workload_namespace", known(|w| &w.namespace));
+    add("canonical_service", &label(name, |w| &w.canonical_name));
+    add("canonical_revision", &label(revision, |w| &w.canonical_revision));
+    add("app", &label(["app", "app"], |w| &w.canonical_name));
+    add("version", &label(["version", "version"], |w| &w.canonical_revision));
+    add("cluster", cluster);
+}
+
+struct Writer(String);
+
+impl Writer {
+    fn add(&mut self, name: &str, value: &str) {
+        let text = &mut self.0;
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(name);
+        text.push_str("=\"");
+        for c in value.chars() {
+            match c {
+                '"' | '\\' => text.extend(['\\', c]),
+                '\n' => text.push_str("\\n"),
+                _ => text.push(c),
+            }
+        }
+        text.push('"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_unknown_and_values_are_escaped() {
+        let text = parties(&Parties::default());
+        assert!(text.starts_with("reporter=\"waypoint\",source_workload=\"unknown\","), "{text}");
+        assert_eq!(text.matches('=').count(), 20);
+        let mut labels = Writer(String::new());
+        labels.add("a", "x\"y\\z\n");
+        assert_eq!(labels.0, "a=\"x\\\"y\\\\z\\n\"");
+    }
+
+    #[test]
+    fn each_kind_has_its_labels() {
+        let written = |kind: &Kind| {
+            let mut text = String::new();
+            kind.write(&mut text).unwrap();
+            text
+        };
+        let flags = Flags::default();
+        let call = Kind::Request { protocol: "grpc", code: 200, grpc: Some(14), flags };
+        assert_eq!(
+            written(&call),
+            ",request_protocol=\"grpc\",response_code=\"200\",grpc_response_status=\"14\",response_flags=\"-\",connection_security_policy=\"mutual_tls\""
+        );
+        assert!(!written(&Kind::Messages).contains("response_code"));
+        assert!(!written(&Kind::Connection { flags }).contains("response_code"));
+    }
+}

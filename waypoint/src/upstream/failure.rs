@@ -1,0 +1,51 @@
+//! Pure: what went wrong, in the words of outcomes.
+//! Never: an error's text where its kind is known.
+use std::error::Error as _;
+
+use culvert_agent::hbone;
+use http::StatusCode;
+
+use crate::{body, outcome::Failure};
+
+/// Why there is no tunnel. What the endpoint's agent says of the endpoint is no news of the tunnel.
+pub(super) fn of_tunnel(error: hbone::Error) -> Failure {
+    match error {
+        hbone::Error::Status(StatusCode::UNAUTHORIZED) => Failure::Denied,
+        hbone::Error::DialTimeout | hbone::Error::Timeout(_) => Failure::ConnectTimeout,
+        hbone::Error::Full(_) => Failure::Overflow,
+        hbone::Error::Dial(source) => Failure::Connect(source.to_string()),
+        hbone::Error::Tls(_)
+        | hbone::Error::Identity { .. }
+        | hbone::Error::Http2(_)
+        | hbone::Error::Status(_) => Failure::Connect(error.to_string()),
+    }
+}
+
+/// Why there is no response, or no more of it.
+pub(super) fn of_http(error: &hyper::Error) -> Failure {
+    if error.is_parse() {
+        return Failure::Protocol;
+    }
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            return of_http2(error);
+        }
+        if cause.is::<body::Broken>() {
+            return Failure::Request;
+        }
+        source = cause.source();
+    }
+    Failure::Terminated
+}
+
+fn of_http2(error: &h2::Error) -> Failure {
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => Failure::Refused,
+        Some(_) if error.is_go_away() && error.is_remote() => Failure::Terminated,
+        Some(_) if error.is_remote() => Failure::Reset,
+        Some(h2::Reason::CANCEL) => Failure::Request,
+        Some(_) => Failure::Protocol,
+        None => Failure::Terminated,
+    }
+}

@@ -1,0 +1,14 @@
+//! Front: the waypoint as a process, between clients and pods that are played: real certificates, real
+//! tunnels, on addresses of the loopback.
+#![forbid(unsafe_code)]
+#![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
+
+mod client;
+mod hostile;
+mod http;
+mod lab;
+mod opaque;
+mod pod;
+mod rules;
+mod stop;
+mod tunnel;

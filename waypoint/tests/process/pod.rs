@@ -1,0 +1,335 @@
+//! Shell: a pod of the service cart: its agent, and an application that says what it has seen.
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use culvert_agent::{
+    drain::Drain,
+    hbone::{
+        Baggage,
+        server::{self, Incoming as Connect},
+    },
+    identity::{Credentials, Identity},
+};
+use culvert_waypoint::listener::{TunnelStream, serve::Owned};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+};
+
+use crate::lab::Lab;
+
+/// A CONNECT that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) authority: String,
+    pub(crate) peer: Identity,
+}
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    pub(crate) host: String,
+    pub(crate) body: String,
+}
+
+pub(crate) struct Pod {
+    seen: Arc<Mutex<Vec<Seen>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    drain: Drain,
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
+
+impl Pod {
+    pub(crate) async fn start(lab: &Lab, host: u8) -> Self {
+        let identity = "spiffe://cluster.local/ns/shop/sa/cart";
+        Self::start_as(lab, host, identity).await
+    }
+
+    pub(crate) async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
+        let (seen, heard, drain) = (Arc::default(), Arc::default(), Drain::default());
+        let name = format!("cart-{host}");
+        let at = SocketAddr::new(lab.address(host), 15008);
+        let listener = TcpListener::bind(at).await.expect("a listener");
+        let credentials = lab.credentials(identity);
+        let pod = Self { seen, heard, drain };
+        let (seen, heard, drain) = (pod.seen.clone(), pod.heard.clone(), pod.drain.clone());
+        let agent = Agent { name, seen, heard, drain };
+        pod.drain.spawn(accept(listener, credentials, agent));
+        pod
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("a list").clone()
+    }
+
+    pub(crate) fn asked(&self) -> Vec<Heard> {
+        self.heard.lock().expect("a list").clone()
+    }
+
+    pub(crate) async fn wait_asked(&self, count: usize) -> Vec<Heard> {
+        for _ in 0..200 {
+            let asked = self.asked();
+            if asked.len() >= count {
+                return asked;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("only {:?}", self.asked());
+    }
+
+    /// Goes away with all its connections.
+    pub(crate) fn stop(&self) {
+        self.drain.force();
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[derive(Clone)]
+struct Agent {
+    name: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    drain: Drain,
+}
+
+async fn accept(listener: TcpListener, credentials: Arc<Credentials>, agent: Agent) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (credentials, agent, drain) = (credentials.clone(), agent.clone(), agent.drain.clone());
+        agent.drain.clone().spawn(async move {
+            let on_connect = |connect| agent.connect(connect);
+            let _ = server::serve(stream, &credentials, &drain, on_connect).await;
+        });
+    }
+}
+
+impl Agent {
+    fn connect(&self, connect: Connect) {
+        let authority = connect.head.as_ref().expect("a CONNECT").authority.clone();
+        let seen = Seen { authority: authority.to_string(), peer: connect.peer.clone() };
+        self.seen.lock().expect("a list").push(seen);
+        match authority.port {
+            // The application does not listen.
+            8086 => connect.refuse(StatusCode::SERVICE_UNAVAILABLE),
+            // The policy denies it.
+            8087 => connect.refuse(StatusCode::UNAUTHORIZED),
+            port => {
+                let tunnel = connect.accept(&Baggage::default()).expect("a live stream");
+                self.drain.spawn(self.clone().serve(TunnelStream::from(tunnel), port));
+            }
+        }
+    }
+
+    async fn serve(self, stream: TunnelStream, port: u16) {
+        match port {
+            8081 => self.http(stream, true).await,
+            8082 => self.either(stream).await,
+            8083 | 8084 => echo(stream, &self.name).await,
+            _ => self.http(stream, false).await,
+        }
+    }
+
+    /// It says hello first, unless it hears HTTP.
+    async fn either(self, mut stream: TunnelStream) {
+        let mut first = [0; 1];
+        let wait = tokio::time::timeout(Duration::from_millis(300), stream.read_exact(&mut first));
+        match wait.await {
+            Err(_) => {
+                let _ = stream.write_all(format!("220 {}\n", self.name).as_bytes()).await;
+                let _ = stream.flush().await;
+                echo(stream, &self.name).await;
+            }
+            Ok(Ok(_)) if first == *b"G" => {
+                let _ = stream
+                    .write_all(
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+                    )
+                    .await;
+                let _ = stream.shutdown().await;
+            }
+            Ok(_) => {
+                let _ = stream.write_all(&first).await;
+                echo(stream, &self.name).await;
+            }
+        }
+    }
+
+    async fn http(self, stream: TunnelStream, second: bool) {
+        let (io, owner) = (TokioIo::new(stream), self.drain.clone());
+        let service = service_fn(move |request| {
+            let agent = self.clone();
+            async move { answer(request, &agent).await }
+        });
+        if second {
+            let _ = http2::Builder::new(Owned(owner)).serve_connection(io, service).await;
+        } else {
+            let _ = http1::Builder::new().serve_connection(io, service).with_upgrades().await;
+        }
+    }
+}
+
+/// Says its name with every line back.
+async fn echo(stream: TunnelStream, name: &str) {
+    let (mut read, mut write) = tokio::io::split(stream);
+    let mut bytes = vec![0; 64 << 10];
+    let mut first = true;
+    while let Ok(length @ 1..) = read.read(&mut bytes).await {
+        let head = if std::mem::take(&mut first) { format!("{name}:") } else { String::new() };
+        let said = [head.as_bytes(), &bytes[..length]].concat();
+        if write.write_all(&said).await.is_err() || write.flush().await.is_err() {
+            return;
+        }
+    }
+    let _ = write.shutdown().await;
+}
+
+/// What an application does: says what it has seen, or what the path asks for.
+async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
+    let path = request.uri().path().to_owned();
+    let mut words = path.split('/').skip(1);
+    match (words.next().unwrap_or_default(), words.next().and_then(|w| w.parse::<u64>().ok())) {
+        ("sleep", Some(milliseconds)) => {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            told(request, agent).await
+        }
+        ("status", Some(status)) => {
+            let status = u16::try_from(status).ok().and_then(|s| StatusCode::from_u16(s).ok());
+            let mut answer = told(request, agent).await?;
+            *answer.status_mut() = status.expect("a status");
+            Ok(answer)
+        }
+        ("cut", _) => Ok(Response::new(frames(vec![
+            Ok(Frame::data(Bytes::from_static(b"half of it"))),
+            Err(std::io::Error::other("cut")),
+        ]))),
+        ("drop", _) => Err(std::io::Error::other("dropped")),
+        ("upload", _) => {
+            let mut length = 0;
+            while let Some(Ok(frame)) = request.body_mut().frame().await {
+                length += frame.data_ref().map_or(0, Bytes::len);
+            }
+            Ok(Response::new(full(length.to_string())))
+        }
+        ("trailers", _) => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-sum", HeaderValue::from_static("42"));
+            let data = Frame::data(Bytes::from_static(b"body"));
+            let mut answer = Response::new(frames(vec![Ok(data), Ok(Frame::trailers(trailers))]));
+            answer.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
+            Ok(answer)
+        }
+        ("socket", _) => Ok(websocket(request, &agent.drain)),
+        ("shop.Cart", _) => Ok(call(request)),
+        _ => told(request, agent).await,
+    }
+}
+
+async fn told(request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let name = &*agent.name;
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    agent.heard.lock().expect("a list").push(Heard {
+        host: head.headers.get("host").map(text).unwrap_or_default(),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    });
+    let headers: Vec<_> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    let seen = json!({
+        "pod": name,
+        "method": head.method.as_str(),
+        "uri": head.uri.to_string(),
+        "version": format!("{:?}", head.version),
+        "headers": headers,
+        "body": String::from_utf8_lossy(&body),
+    });
+    let mut answer = Response::new(full(seen.to_string()));
+    let headers = answer.headers_mut();
+    headers.insert("server", HeaderValue::from_static("app"));
+    headers.insert("x-pod", HeaderValue::from_str(name).expect("a name"));
+    headers.insert("x-envoy-peer-metadata", HeaderValue::from_static("secret"));
+    headers.insert("keep-alive", HeaderValue::from_static("timeout=5"));
+    Ok(answer)
+}
+
+fn websocket(mut request: Request<Incoming>, drain: &Drain) -> Answer {
+    let upgraded = hyper::upgrade::on(&mut request);
+    drain.spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let mut stream = TokioIo::new(upgraded);
+        let mut bytes = [0; 1024];
+        while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+            let said = bytes[..length].to_ascii_uppercase();
+            if stream.write_all(&said).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut answer = Response::new(full(String::new()));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+    answer
+}
+
+/// A gRPC call that says each message back as it comes.
+fn call(request: Request<Incoming>) -> Answer {
+    let (head, mut body) = request.into_parts();
+    let (sender, receiver) = mpsc::channel(4);
+    let status = head.headers.get("want-status").cloned();
+    let task = async move {
+        while let Some(Ok(frame)) = body.frame().await {
+            if frame.is_data() && sender.send(Ok(frame)).await.is_err() {
+                return;
+            }
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", status.unwrap_or(HeaderValue::from_static("0")));
+        let _ = sender.send(Ok(Frame::trailers(trailers))).await;
+    };
+    #[expect(clippy::disallowed_methods, reason = "a test owns what it starts")]
+    tokio::spawn(task);
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        Some((receiver.recv().await?, receiver))
+    });
+    let mut answer = Response::new(StreamBody::new(stream).boxed_unsync());
+    answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    answer
+}
+
+fn full(text: String) -> UnsyncBoxBody<Bytes, std::io::Error> {
+    Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed_unsync()
+}
+
+fn frames(all: Vec<Result<Frame<Bytes>, std::io::Error>>) -> UnsyncBoxBody<Bytes, std::io::Error> {
+    // A pause, so that the head goes before it.
+    let stream = futures_util::stream::unfold(all.into_iter(), |mut all| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some((all.next()?, all))
+    });
+    StreamBody::new(stream).boxed_unsync()
+}
