@@ -1,4 +1,5 @@
 //! Front: tests of what becomes of YAML: each builds a mesh of objects and asks about requests.
+mod anything;
 mod conformance;
 mod destinations;
 mod incremental;
