@@ -89,18 +89,23 @@ fn what_has_a_waypoint_is_reached_through_it_and_never_past_it() -> Result<()> {
     echo(server.inside.listen(server.at(8080))?);
     let vip: SocketAddr = "10.96.0.10:80".parse()?;
     ask(&mut client.inside.connect(vip)?, 1)?;
-    // The label comes first: until there is a waypoint, nothing passes.
+    // The label comes first: while nobody declares the Gateway, connections go on without it.
     let service = std::fs::read_to_string(lab.manifests().join("service-shop-server.yaml"))?;
     let labelled = service
         .replace("namespace: shop}", "namespace: shop, labels: {istio.io/use-waypoint: waypoint}}");
     lab.apply("service-shop-server.yaml", &labelled)?;
     lab.declare(&server, &[("app", "server"), ("istio.io/use-waypoint", "waypoint")])?;
+    until("it is reported", || {
+        let problems = a1.dump().map(|dump| dump["problems"].to_string()).unwrap_or_default();
+        problems.contains("shop/waypoint, which does not exist: connections go on without it")
+    });
+    ask(&mut client.inside.connect(vip)?, 1)?;
+    // It is declared, and nobody is there: nothing goes past it.
+    lab.apply("waypoint.yaml", GATEWAY)?;
     until("it is refused", || is_cut(&client.inside, vip, b"hello").is_ok());
     a1.record("it says why", |record| record.reason == "no_waypoint");
     let said = explained(&lab, "shop/client", &vip.to_string())?;
     assert!(said["verdict"].as_str().is_some_and(|t| t.contains("unknown waypoint")), "{said:#}");
-    let problems = a1.dump()?["problems"].to_string();
-    assert!(problems.contains("shop/waypoint, which does not exist"), "{problems}");
 
     let wp = waypoint_pod(&lab)?;
     let application = TcpListener::bind("127.0.0.1:0")?;
@@ -108,7 +113,6 @@ fn what_has_a_waypoint_is_reached_through_it_and_never_past_it() -> Result<()> {
     echo(application);
     let identity = credentials(&lab.ca(), "spiffe://cluster.local/ns/shop/sa/waypoint")?;
     let asked = waypoint(wp.inside.listen(wp.at(15008))?, identity, address);
-    lab.apply("waypoint.yaml", GATEWAY)?;
     until("the waypoint is known", || {
         client.inside.connect(vip).is_ok_and(|mut stream| ask(&mut stream, 2).is_ok())
     });

@@ -208,13 +208,8 @@ fn what_must_be_passed_is_passed_and_what_is_near_is_joined() {
         ("web", "10.96.0.16:80", true, format!("waypoint 10.96.0.16:80 via {waypoint}")),
         // The waypoint decides which ports there are.
         ("web", "10.96.0.16:81", true, format!("waypoint 10.96.0.16:81 via {waypoint}")),
-        (
-            "web",
-            "10.96.0.17:80",
-            true,
-            "unknown waypoint: lost.shop.svc.cluster.local must be reached through shop/gone, which is not there"
-                .into(),
-        ),
+        // The one that its label names is not declared.
+        ("web", "10.96.0.17:80", true, "tunnel 10.1.0.2:80 via 10.1.0.2:15008 as cart".into()),
         ("web", "10.1.0.16:80", true, format!("waypoint 10.1.0.16:80 via {waypoint}")),
         // The waypoint itself goes on, and a pod reaches itself.
         ("waypoint-0", "10.1.0.16:80", true, "tunnel 10.1.0.16:80 via 10.1.0.16:15008 as cart".into()),

@@ -176,8 +176,9 @@ impl Facts {
         own.or_else(of_namespace).map_or("", String::as_str).into()
     }
 
-    /// The waypoint of an object. One that is asked for and not there is still what must be passed:
-    /// then there is a waypoint that nobody can reach, and the text says why.
+    /// The waypoint of an object. One that is asked for and not there is none, as in Istio, and the text
+    /// says so; only while it may stand in a file that was never read it is still what must be passed:
+    /// then there is a waypoint that nobody can reach.
     pub(super) fn waypoint(&self, asking: Asking<'_>) -> (Option<Waypoint>, Option<String>) {
         let Asking { kind, namespace, labels } = asking;
         if PART_OF_GATEWAY.iter().any(|label| labels.contains_key(*label)) {
@@ -195,29 +196,24 @@ impl Facts {
                 (Some(Waypoint { destination, port }), None)
             }
             Ok(_) => (None, None),
-            // What nobody knows is taken for one that is for services, unless it may stand in a damaged
-            // file.
-            Err(_) if kind == Kind::Workload && !own && !self.may_serve_workloads(&name, &home) => {
-                (None, None)
-            }
+            // Of a namespace's own label the namespace tells.
+            Err(text) if !self.may_be_unread(&name, &home) => (None, own.then_some(text)),
             Err(text) => {
                 let destination = WaypointDestination::Host(format!("{home}/{name}").into());
                 let waypoint = Waypoint { destination, port: culvert_ebpf::abi::HBONE_PORT };
-                // Of a namespace's own label the namespace tells.
                 (Some(waypoint), own.then_some(text))
             }
         }
     }
 
-    fn may_serve_workloads(&self, name: &str, home: &str) -> bool {
-        let gateway = self.gateways.get(&(home.to_owned(), name.to_owned()));
-        gateway.map_or(self.partial, |gateway| gateway.is_for(Kind::Workload))
+    fn may_be_unread(&self, name: &str, home: &str) -> bool {
+        self.partial && !self.gateways.contains_key(&(home.to_owned(), name.to_owned()))
     }
 
     fn admitted(&self, name: &str, home: &str, namespace: &str) -> Result<&Gateway, String> {
         let refused = |why: &str| {
             Err(format!(
-                "{USE_WAYPOINT} names Gateway {home}/{name}, which {why}: connections that must pass it fail"
+                "{USE_WAYPOINT} names Gateway {home}/{name}, which {why}: connections go on without it, under L4 policy alone"
             ))
         };
         match self.gateways.get(&(home.to_owned(), name.to_owned())) {
