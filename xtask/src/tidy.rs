@@ -49,6 +49,9 @@ const GATEKEEPERS: [(&str, &[&str]); 6] = [
     ("serde_saphyr", &["agent/src/manifest/documents"]),
 ];
 
+/// The table of what is tested, and where the paths in it begin that name no package.
+const CONFORMANCE: (&str, &str) = ("docs/conformance.md", "waypoint");
+
 /// What no file may say; split, so that this one does not.
 const FORBIDDEN: [(&str, &str); 6] = [
     (concat!("todo", "!("), "do it, or leave it out"),
@@ -85,6 +88,9 @@ fn check() -> Result<Vec<String>> {
         if !file.ends_with(".lock") {
             wrong.extend(words(file, &text));
         }
+        if file == CONFORMANCE.0 {
+            wrong.extend(named_tests(&text));
+        }
         if Path::new(file).extension().is_some_and(|extension| extension == "rs") {
             wrong.extend(source(file, &text));
         }
@@ -114,6 +120,31 @@ fn words(file: &str, text: &str) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Tests that the table of conformance names, `path.rs::name`, and that are not there.
+fn named_tests(table: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (number, line) in (1..).zip(table.lines()) {
+        // What stands between backticks.
+        for named in line.split('`').skip(1).step_by(2) {
+            let Some((path, name)) = named.split_once(".rs::") else { continue };
+            let places = [root().join(path), root().join(CONFORMANCE.1).join(path)];
+            let texts = places.map(|place| fs::read_to_string(place.with_extension("rs")));
+            if !texts.iter().flatten().any(|text| has_test(text, name)) {
+                wrong.push(format!("{}:{number}: there is no test {named}", CONFORMANCE.0));
+            }
+        }
+    }
+    wrong
+}
+
+fn has_test(text: &str, name: &str) -> bool {
+    let head = format!("fn {name}(");
+    text.lines().zip(text.lines().skip(1)).any(|(before, line)| {
+        let attribute = before.trim_start();
+        attribute.starts_with("#[") && attribute.contains("test") && line.contains(&head)
+    })
 }
 
 fn source(file: &str, text: &str) -> Vec<String> {
@@ -246,5 +277,14 @@ mod tests {
         assert_eq!(gates("agent/src/relay.rs", "use h2::Reason;\n").len(), 1);
         assert!(gates("agent/src/relay.rs", "use crate::auth2::Reason; // h2::x\n").is_empty());
         assert!(gates("tests/e2e/peer.rs", "use h2::Reason;\n").is_empty());
+    }
+    #[test]
+    fn a_test_that_is_named_and_not_there_is_found() {
+        let own = "xtask/src/tidy.rs::a_dependency_outside_its_room_is_found";
+        let table = format!("| 1 | `{own}`, `src/lib.rs::nothing` | `mesh` |\n| 2 | `{own}s` |");
+        let wrong = named_tests(&table);
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(wrong[1].contains(":2: "), "{wrong:?}");
+        assert!(!has_test("fn one() {}\n", "one"));
     }
 }
