@@ -1,5 +1,6 @@
-//! Front: the optional HTTP proxy of a service or namespace, its rooms in layer order, and what the
-//! operator's command line is made of.
+//! Front: the optional HTTP proxy of a service or namespace, its rooms in layer order
+//! (docs/architecture.md), and what the operator's command line is made of.
+//! A room may import only rooms above it in this list.
 #![forbid(unsafe_code)]
 
 pub mod path;
@@ -39,6 +40,7 @@ pub mod app;
 pub mod analyze;
 
 pub mod admin;
+pub mod table;
+
 pub mod connections;
 pub mod status;
-pub mod table;

@@ -21,8 +21,15 @@ const ROOT: [&str; 10] = [
     "waypoint",
 ];
 
-/// The rooms of the agent in layer order: a room uses only rooms of earlier rows.
-const ROOMS: [&[&str]; 14] = [
+/// The rooms of a package in layer order: a room uses only rooms of earlier rows.
+type Rooms = &'static [&'static [&'static str]];
+
+const PACKAGES: [(&str, Rooms); 2] = [("agent/src/", AGENT), ("waypoint/src/", WAYPOINT)];
+
+/// What stands beside the rooms, and may use all of them.
+const FRONTS: [&str; 3] = ["lib", "main", "bin"];
+
+const AGENT: Rooms = &[
     &["clock", "drain", "origin", "read"],
     &["identity"],
     &["flow"],
@@ -39,13 +46,43 @@ const ROOMS: [&[&str]; 14] = [
     &["app"],
 ];
 
+const WAYPOINT: Rooms = &[
+    &["path", "grpc"],
+    &["routing"],
+    &["backend"],
+    &["manifest"],
+    &["outcome", "body"],
+    &["listener"],
+    &["upstream"],
+    &["mesh"],
+    &["record", "attachment"],
+    &["exchange"],
+    &["entrance"],
+    &["config", "dump"],
+    &["operators"],
+    &["app"],
+    &["analyze", "admin", "table"],
+    &["connections", "status"],
+];
+
+/// Where HTTP is spoken, and where the waypoint passes on what it heard.
+const SPEAKERS: [&str; 7] = [
+    "agent/src/telemetry/admin.rs",
+    "waypoint/src/body.rs",
+    "waypoint/src/exchange.rs",
+    "waypoint/src/exchange/asked.rs",
+    "waypoint/src/exchange/upgrade.rs",
+    "waypoint/src/listener/serve.rs",
+    "waypoint/src/upstream/",
+];
+
 /// Who may name a dependency: crate, and the beginnings of the files that may.
 const GATEKEEPERS: [(&str, &[&str]); 6] = [
     ("aya", &["agent/src/redirect"]),
-    ("h2", &["tests/"]),
+    ("h2", &["tests/", "waypoint/src/upstream/failure.rs"]),
     ("rustls", &["agent/src/identity/tls.rs", "agent/src/hbone/"]),
     ("rcgen", &["agent/src/identity/ca.rs"]),
-    ("hyper", &["agent/src/telemetry/admin.rs"]),
+    ("hyper", &SPEAKERS),
     ("serde_saphyr", &["agent/src/manifest/documents"]),
 ];
 
@@ -181,7 +218,7 @@ fn product(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 fn gates(file: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
-    if !file.starts_with("agent/src/") {
+    if !PACKAGES.iter().any(|(source, _)| file.starts_with(source)) {
         return wrong;
     }
     for (name, allowed) in GATEKEEPERS {
@@ -208,16 +245,22 @@ fn mentions(code: &str, name: &str) -> bool {
 }
 
 fn layers(file: &str, text: &str) -> Vec<String> {
-    let Some(path) = file.strip_prefix("agent/src/") else { return Vec::new() };
-    let room = path.split(['/', '.']).next().unwrap_or_default();
-    let row = |room: &str| ROOMS.iter().position(|row| row.contains(&room));
-    let Some(own) = row(room) else { return Vec::new() };
     let mut wrong = Vec::new();
-    for (number, used) in crate_rooms(text) {
-        if used != room && row(&used).is_some_and(|other| other >= own) {
-            wrong.push(format!(
-                "{file}:{number}: {room} may not use {used}, which is not before it"
-            ));
+    for (source, rooms) in PACKAGES {
+        let Some(path) = file.strip_prefix(source) else { continue };
+        let room = path.split(['/', '.']).next().unwrap_or_default();
+        let row = |room: &str| rooms.iter().position(|row| row.contains(&room));
+        let Some(own) = row(room) else {
+            if !FRONTS.contains(&room) {
+                wrong.push(format!("{file}:1: the layers have no place for {room}"));
+            }
+            continue;
+        };
+        for (number, used) in crate_rooms(text) {
+            if used != room && row(&used).is_some_and(|other| other >= own) {
+                let what = format!("{room} may not use {used}, which is not before it");
+                wrong.push(format!("{file}:{number}: {what}"));
+            }
         }
     }
     wrong
@@ -270,12 +313,17 @@ mod tests {
         assert_eq!(wrong.len(), 2, "{wrong:?}");
         assert!(wrong[0].starts_with("agent/src/relay.rs:3:"));
         assert!(layers("agent/src/telemetry.rs", "use crate::{clock, relay};\n").is_empty());
+        assert_eq!(layers("waypoint/src/routing/find.rs", "use crate::backend;\n").len(), 1);
+        assert_eq!(layers("waypoint/src/somewhere.rs", "").len(), 1);
+        assert!(layers("waypoint/src/main.rs", "use crate::app;\n").is_empty());
     }
 
     #[test]
     fn a_dependency_outside_its_room_is_found() {
         assert_eq!(gates("agent/src/relay.rs", "use h2::Reason;\n").len(), 1);
         assert!(gates("agent/src/relay.rs", "use crate::auth2::Reason; // h2::x\n").is_empty());
+        assert_eq!(gates("waypoint/src/routing/find.rs", "use hyper::body::Incoming;\n").len(), 1);
+        assert!(gates("waypoint/src/upstream/lane.rs", "use hyper::body::Incoming;\n").is_empty());
         assert!(gates("tests/e2e/peer.rs", "use h2::Reason;\n").is_empty());
     }
     #[test]
