@@ -13,6 +13,7 @@ mod direct;
 mod explain;
 mod hostile;
 mod identity;
+mod l7;
 mod life;
 mod mesh;
 mod node;

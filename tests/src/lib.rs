@@ -10,13 +10,16 @@ pub mod agent;
 pub mod factory;
 pub mod fuzz;
 pub mod hoard;
+pub mod http;
 pub mod lab;
 pub mod load;
 pub mod shop;
 pub mod system;
+pub mod waypoint;
 pub mod wire;
 
 pub use agent::Agent;
 pub use factory::Factory;
 pub use lab::{Lab, Pod, until};
+pub use waypoint::Waypoint;
 pub use wire::Capture;

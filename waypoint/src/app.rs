@@ -106,6 +106,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         baggage: Arc::new(baggage),
         exchange: Arc::new(exchange),
         places: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
+        lately: Arc::default(),
         drain: connections.clone(),
     };
     let (ready, quit) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));

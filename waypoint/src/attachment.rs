@@ -41,18 +41,20 @@ pub enum Error {
     },
 }
 
-/// What a tunnel to `dialled` leads to.
+/// What a tunnel to `dialled` leads to. What was served a moment ago (`lately`) may have been detached
+/// before the client's agent knew.
 ///
 /// # Errors
 /// When it is not this waypoint's to serve.
 pub fn target(
     snapshot: &Snapshot,
     gateway: &Gateway,
-    dialled: SocketAddr,
+    (dialled, lately): (SocketAddr, bool),
 ) -> Result<Target, Error> {
+    let is_attached = |waypoint| lately || is_attached(snapshot, gateway, waypoint);
     if let Some(service) = snapshot.service_at(dialled.ip()) {
         let (host, port) = (&service.hostname, dialled.port());
-        if !is_attached(snapshot, gateway, service.waypoint.as_ref()) {
+        if !is_attached(service.waypoint.as_ref()) {
             return Err(Error::Foreign(host.clone()));
         }
         if !service.ports.iter().any(|known| known.port == port) {
@@ -61,7 +63,7 @@ pub fn target(
         return Ok(Target::Service(service.clone()));
     }
     match snapshot.workload_at(dialled.ip()) {
-        Some(workload) if is_attached(snapshot, gateway, workload.waypoint.as_ref()) => {
+        Some(workload) if is_attached(workload.waypoint.as_ref()) => {
             Ok(Target::Workload(workload.clone()))
         }
         Some(workload) => Err(Error::Foreign(workload.uid.clone())),
@@ -138,7 +140,7 @@ mod tests {
             (&services, "127.0.0.1:15000", false),
             (&services, "192.0.2.1:80", false),
         ] {
-            let target = target(&snapshot, gateway, dialled.parse().unwrap());
+            let target = target(&snapshot, gateway, (dialled.parse().unwrap(), false));
             assert_eq!(target.is_ok(), served, "{dialled}: {target:?}");
         }
     }

@@ -1,10 +1,12 @@
 //! Story: a peer's connection and its tunnels, from CONNECT to the end.
 //! Never: parses, touches a socket; serves what is not attached to this waypoint.
+mod lately;
 mod opaque;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert_agent::{
+    clock,
     drain::Drain,
     hbone::{
         self, Authority, Baggage, Host,
@@ -16,11 +18,11 @@ use http::StatusCode;
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, watch},
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 
 use crate::{
-    attachment::{Gateway, Target, target},
+    attachment::{self, Gateway, Target, target},
     exchange::{Exchange, Port},
     listener::{
         Opening, Version,
@@ -32,8 +34,13 @@ use crate::{
     routing::Protocol,
 };
 
+pub use lately::Lately;
+
 /// A client that says nothing for so long may be waiting for its server to speak first.
 const SILENCE: Duration = Duration::from_millis(100);
+
+/// The client's agent may have heard of a change before us, so long.
+const UNHEARD: Duration = Duration::from_secs(2);
 
 /// What tunnels share.
 #[derive(Clone, Debug)]
@@ -50,6 +57,8 @@ pub struct Entrance {
     pub exchange: Arc<Exchange>,
     /// Places for tunnels.
     pub places: Arc<Semaphore>,
+    /// What was served a moment ago.
+    pub lately: Arc<Lately>,
     /// Who owns the tasks of tunnels.
     pub drain: Drain,
 }
@@ -89,9 +98,8 @@ impl Entrance {
         let Ok(_place) = self.places.clone().try_acquire_owned() else {
             return tracing::warn!(%peer, "limits.max_connections tunnels are open");
         };
-        let mesh = self.mesh.borrow().clone();
-        let target = match target(&mesh.snapshot, &self.gateway, dialled) {
-            Ok(target) => target,
+        let (mesh, target) = match Box::pin(self.find(dialled)).await {
+            Ok(found) => found,
             Err(error) => return tracing::info!(%peer, %dialled, %error, "tunnel refused"),
         };
         let told = head.forwarded.as_ref().and_then(|forwarded| forwarded.client);
@@ -112,6 +120,31 @@ impl Entrance {
         drop(mesh);
         let Ok(tunnel) = incoming.accept(&self.baggage) else { return };
         Box::pin(self.speak(Opening::from(tunnel), port, session)).await;
+    }
+
+    /// What the tunnel leads to, by what the mesh looks like now, or in a moment.
+    async fn find(&self, dialled: SocketAddr) -> Result<(Arc<Mesh>, Target), attachment::Error> {
+        let mut meshes = self.mesh.clone();
+        let deadline = clock::now() + UNHEARD;
+        loop {
+            let mesh = meshes.borrow_and_update().clone();
+            let now = clock::now();
+            let error = match target(&mesh.snapshot, &self.gateway, (dialled, false)) {
+                Ok(found) => {
+                    self.lately.note(dialled, now);
+                    return Ok((mesh, found));
+                }
+                Err(error) => error,
+            };
+            if self.lately.has(dialled, now)
+                && let Ok(found) = target(&mesh.snapshot, &self.gateway, (dialled, true))
+            {
+                return Ok((mesh, found));
+            }
+            if !matches!(timeout_at(deadline.into(), meshes.changed()).await, Ok(Ok(()))) {
+                return Err(error);
+            }
+        }
     }
 
     /// Finds out what is spoken, if the port does not say.

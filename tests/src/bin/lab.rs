@@ -5,7 +5,7 @@ use std::{net::SocketAddr, os::unix::process::CommandExt, path::PathBuf, process
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::{factory, hoard, load, shop};
+use e2e::{factory, hoard, http, load, shop};
 
 /// Runs things inside the lab's namespaces and control groups.
 #[derive(Parser)]
@@ -37,6 +37,13 @@ enum Task {
         /// How many times.
         count: u32,
     },
+    /// Be an HTTP application that tells what it was asked.
+    Http {
+        /// Where it listens.
+        listen: SocketAddr,
+        /// Which version of itself it is.
+        version: String,
+    },
     /// Put load on a TCP service, or be one. Prints one JSON line.
     Load(load::Arguments),
     /// Be an application of the demo's shop.
@@ -56,6 +63,7 @@ fn main() -> Result<()> {
         }
         Task::Factory => factory::serve(),
         Task::Hoard { to, count } => hoard::run(to, count),
+        Task::Http { listen, version } => http::run(listen, &version),
         Task::Load(arguments) => load::run(&arguments),
         Task::Shop(arguments) => shop::run(&arguments),
     }
