@@ -35,6 +35,8 @@ pub enum Nobody {
     Unknown,
     /// None of its endpoints is ready.
     NotReady,
+    /// It is to be called in a way that is not built: nothing goes there in another way.
+    Unmet(&'static str),
 }
 
 impl From<Nobody> for LocalReply {
@@ -42,6 +44,7 @@ impl From<Nobody> for LocalReply {
         match nobody {
             Nobody::Unknown => Self::no_cluster(),
             Nobody::NotReady => Self::no_healthy_upstream(),
+            Nobody::Unmet(field) => Self::unmet(field),
         }
     }
 }
@@ -74,6 +77,7 @@ impl Mesh {
         turn: usize,
     ) -> Result<(To, Backend), Nobody> {
         let backend = self.backends.find(reference).ok_or(Nobody::Unknown)?;
+        backend.policy.unmet().map_or(Ok(()), |field| Err(Nobody::Unmet(field)))?;
         let to = |at, workload| To { backend: reference.clone(), at, workload };
         let Some(service) = self.snapshot.service_named(&reference.host) else {
             // What was dialled may be a workload's own address.

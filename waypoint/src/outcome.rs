@@ -237,6 +237,19 @@ impl LocalReply {
         Self::new(status, Some(flag), "no_healthy_upstream", "no healthy upstream")
     }
 
+    /// A DestinationRule asks for what is not built.
+    pub fn unmet(field: &'static str) -> Self {
+        let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionFailure);
+        let failure = format!("trafficPolicy.{field} of the DestinationRule is not built");
+        let reply = Self::new(
+            status,
+            Some(flag),
+            "unmet_traffic_policy",
+            "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+        );
+        Self { transport_failure: Some(failure), ..reply }
+    }
+
     /// It took too long.
     pub fn timeout() -> Self {
         let (status, flag) = (StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout);

@@ -109,6 +109,19 @@ impl Backend {
     }
 }
 
+impl CallPolicy {
+    /// What it asks for that connections must not be without, and that is not built: TLS of the
+    /// waypoint's own, a tunnel through another proxy, the PROXY protocol.
+    pub fn unmet(&self) -> Option<&'static str> {
+        let own = |tls: &ClientTls| matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual);
+        if self.tls.as_ref().is_some_and(own) {
+            return Some("tls");
+        }
+        let proxy = self.proxy_protocol.map(|_| "proxyProtocol");
+        self.tunnel.as_ref().map(|_| "tunnel").or(proxy)
+    }
+}
+
 /// How endpoints are called (`trafficPolicy`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CallPolicy {

@@ -102,6 +102,16 @@ async fn a_subset_that_is_not_there_is_503_nc_and_one_without_pods_503_uh() {
 }
 
 #[tokio::test]
+async fn what_was_to_go_by_tls_goes_in_no_other_way() {
+    let strict = SUBSETS
+        .replace("spec: {host: cart,", "spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE}},");
+    let lab = Lab::new(&strict).await;
+    let _pod = lab.pod(1, "v1").await;
+    assert_eq!(get(&lab, "/", &[]).await.status.as_u16(), 503);
+    lab.line(&["503 UF unmet_traffic_policy", "trafficPolicy.tls"]).await;
+}
+
+#[tokio::test]
 async fn redirects_say_where() {
     let (lab, _pods) = lab("[{match: [{uri: {prefix: /old}}], redirect: {uri: /new, authority: other.shop, redirectCode: 308}}, {match: [{uri: {prefix: /secure}}], redirect: {scheme: https}}]").await;
     let answer = get(&lab, "/old/x?y=1", &[]).await;
