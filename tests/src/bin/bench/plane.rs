@@ -17,6 +17,10 @@ use e2e::{
 
 use crate::zds::{Line, Server};
 
+/// Pods of one node past the agent, where a verdict allows it: what the rows of one node are about. On
+/// the others it has no influence.
+const SETTINGS: &str = "agent.same_node = \"kernel\"";
+
 /// Where the server listens.
 const PORT: u16 = 9000;
 
@@ -86,8 +90,10 @@ impl Plane {
     pub(crate) fn culvert() -> Result<Self> {
         let mut plane = Self::pods("Culvert")?;
         plane.lab.namespace("bench", true)?;
-        let agents: Vec<_> =
-            [1, 2].map(|node| plane.lab.agent(node)).into_iter().collect::<Result<_>>()?;
+        let agents: Vec<_> = [1, 2]
+            .map(|node| plane.lab.agent_with(node, SETTINGS))
+            .into_iter()
+            .collect::<Result<_>>()?;
         plane.agents.extend(agents.iter().map(Agent::pid));
         plane.enrolment = Enrolment::Culvert(agents);
         plane.serving()
