@@ -40,7 +40,7 @@ pub use lately::Lately;
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// The client's agent may have heard of a change before us, so long.
-const UNHEARD: Duration = Duration::from_secs(2);
+const UNHEARD: Duration = Duration::from_secs(1);
 
 /// What tunnels share.
 #[derive(Clone, Debug)]
