@@ -13,7 +13,7 @@ use culvert_agent::{
 use http::header::LOCATION;
 use serde_json::{Value, json};
 
-use self::destination::destinations;
+use self::destination::{destinations, forwarded};
 pub use self::question::{Question, decoded};
 use crate::{
     attachment::{Gateway, Target, target},
@@ -24,9 +24,7 @@ use crate::{
     outcome::LocalReply,
     path::Normalisation,
     record::Session,
-    routing::{
-        Answer, Cause, Decision, Onward, PortRoutes, Protocol, RequestHead, Rule, Step, decide,
-    },
+    routing::{Answer, Cause, Decision, PortRoutes, Protocol, RequestHead, Rule, Step, decide},
 };
 
 /// A draw that only shares of all requests hit.
@@ -144,27 +142,26 @@ fn decided(said: &mut Value, mesh: &Mesh, port: &Port, head: &RequestHead<'_>) {
     let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
     let decision = decide(routes, head, &mut || NO_CHANCE);
     said["passedOver"] = passed_over(routes, &decision, head);
-    let destinations = decision.rule.map_or(Value::Null, |rule| {
-        said["decided"] = dump::rule(rule);
-        match &decision.step {
-            // Nobody is asked for any of them.
-            Step::Answer(Answer { cause: Cause::FaultAbort | Cause::Preflight, .. }) => Value::Null,
-            Step::Answer(_) | Step::Forward(_) => destinations(mesh, rule, head),
+    said["does"] = match (&decision.step, decision.rule) {
+        // Nobody is asked for any of its destinations.
+        (
+            Step::Answer(answer @ Answer { cause: Cause::FaultAbort | Cause::Preflight, .. }),
+            Some(rule),
+        ) => {
+            said["decided"] = dump::rule(rule);
+            answered(answer)
         }
-    });
-    let onward = destinations.as_array().into_iter().flatten().find(|to| to["status"].is_null());
-    said["does"] = match (&decision.step, onward) {
-        // That nobody is behind one destination stands there.
-        (Step::Forward(_), _) | (Step::Answer(_), Some(_)) => json!({ "action": "forward" }),
-        (Step::Answer(answer), None) => answered(answer),
+        (step, Some(rule)) => {
+            said["decided"] = dump::rule(rule);
+            said["destinations"] = destinations(mesh, rule, head);
+            // That nobody is behind one destination stands there.
+            forwarded(rule, head).or_else(|| own_answer(step)).unwrap_or_default()
+        }
+        (step, None) => own_answer(step).unwrap_or_default(),
     };
-    if let Step::Forward(onward) = &decision.step {
-        changed(&mut said["does"], onward);
-    }
     if let Some(delay) = decision.delay {
         said["does"]["delay"] = duration(delay).into();
     }
-    said["destinations"] = destinations;
 }
 
 /// Every rule before the one that decides, and the first condition of each that does not hold.
@@ -182,16 +179,11 @@ fn passed_over(routes: &PortRoutes, decision: &Decision<'_>, head: &RequestHead<
         .collect()
 }
 
-/// What a rule changes that clients or endpoints see.
-fn changed(does: &mut Value, onward: &Onward<'_>) {
-    let Onward { target, authority, timeouts, .. } = onward;
-    does["timeout"] = timeouts.request.map(duration).into();
-    does["path"] = target.as_ref().map(ToString::to_string).into();
-    let authority = authority.as_ref();
-    does["authority"] = authority.map(|value| String::from_utf8_lossy(value.as_bytes())).into();
-    let mirrors = onward.mirrors.iter().map(|backend| backend.to_string());
-    does["copies"] = mirrors.collect();
-    *does = without_nothing(does.take());
+fn own_answer(step: &Step<'_>) -> Option<Value> {
+    match step {
+        Step::Answer(answer) => Some(answered(answer)),
+        Step::Forward(_) => None,
+    }
 }
 
 /// What a rule answers.

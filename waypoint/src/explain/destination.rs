@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::{NO_CHANCE, answered, refusal};
 use crate::{
     backend::endpoints,
-    dump::{to, without_nothing},
+    dump::{duration, to, without_nothing},
     mesh::Mesh,
     routing::{
-        Action, BackendRef, Destination, Destinations, PortRoutes, Protocol, RequestHead, Rule,
-        Step, decide,
+        Action, BackendRef, Destination, Destinations, Onward, PortRoutes, Protocol, RequestHead,
+        Rule, Step, decide,
     },
     upstream::To,
 };
@@ -45,18 +45,45 @@ fn fields(value: Value) -> impl Iterator<Item = (String, Value)> {
     fields.into_iter()
 }
 
-/// What happens when this one is drawn: the rule decides as if it had no other.
+/// What happens when this one is drawn.
 fn drawn(mesh: &Mesh, rule: &Rule, destination: &Destination, head: &RequestHead<'_>) -> Value {
-    let mut only = rule.clone();
-    if let Action::Forward(forward) = &mut only.action {
-        forward.destinations = Destinations::new(vec![destination.clone()]);
-    }
-    let routes =
-        PortRoutes { protocol: Protocol::Http, http: vec![only], tls: vec![], tcp: vec![] };
-    match decide(&routes, head, &mut || NO_CHANCE).step {
+    match decide(&alone(rule, destination), head, &mut || NO_CHANCE).step {
         Step::Answer(answer) => answered(&answer),
         Step::Forward(onward) => behind(mesh, onward.backend, head),
     }
+}
+
+/// What a rule makes of a request that goes on; `None` when it goes on to nobody.
+pub(super) fn forwarded(rule: &Rule, head: &RequestHead<'_>) -> Option<Value> {
+    let Action::Forward(forward) = &rule.action else { return None };
+    forward.destinations.iter().find_map(|destination| {
+        match decide(&alone(rule, destination), head, &mut || NO_CHANCE).step {
+            Step::Answer(_) => None,
+            Step::Forward(onward) => Some(changed(&onward)),
+        }
+    })
+}
+
+/// The rule, as if it had no other destination.
+fn alone(rule: &Rule, destination: &Destination) -> PortRoutes {
+    let mut rule = rule.clone();
+    if let Action::Forward(forward) = &mut rule.action {
+        forward.destinations = Destinations::new(vec![destination.clone()]);
+    }
+    PortRoutes { protocol: Protocol::Http, http: vec![rule], tls: vec![], tcp: vec![] }
+}
+
+/// What it changes that clients or endpoints see.
+fn changed(onward: &Onward<'_>) -> Value {
+    let Onward { target, authority, timeouts, mirrors, .. } = onward;
+    let authority = authority.as_ref();
+    without_nothing(json!({
+        "action": "forward",
+        "timeout": timeouts.request.map(duration),
+        "path": target.as_ref().map(ToString::to_string),
+        "authority": authority.map(|value| String::from_utf8_lossy(value.as_bytes())),
+        "copies": mirrors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    }))
 }
 
 /// Who takes requests for a backend, in turn; else the answer that there is nobody.
