@@ -36,6 +36,7 @@ use crate::{
     config::{AccessFormat, Config, Format},
     entrance::Entrance,
     exchange::{Exchange, Mirrors},
+    explain::Waypoint,
     manifest as routes,
     mesh::Mesh,
     operators::Operators,
@@ -99,9 +100,10 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         background: background.clone(),
         turn: AtomicUsize::new(0),
     };
+    let gateway = Arc::new(gateway(&config, address));
     let entrance = Entrance {
         mesh: mesh.clone(),
-        gateway: Arc::new(gateway(&config, address)),
+        gateway: gateway.clone(),
         lease: lease.clone(),
         baggage: Arc::new(baggage),
         exchange: Arc::new(exchange),
@@ -112,6 +114,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let (ready, quit) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
     let operators = Operators {
         mesh,
+        own: Waypoint { gateway, paths: config.path_normalization.into() },
         keeper,
         telemetry: telemetry.clone(),
         upstream,

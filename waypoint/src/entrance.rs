@@ -215,7 +215,8 @@ async fn whole_guess(opening: &mut Opening) -> Guess {
     timeout(HEAD_TIMEOUT, sniffed).await.unwrap_or(Guess::Http1)
 }
 
-fn port(mesh: &Mesh, target: &Target, dialled: SocketAddr) -> Port {
+/// The port that a tunnel to `dialled` leads to.
+pub(crate) fn port(mesh: &Mesh, target: &Target, dialled: SocketAddr) -> Port {
     match target {
         Target::Service(service) => {
             let (host, number) = (service.hostname.clone(), dialled.port());

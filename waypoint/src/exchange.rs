@@ -23,8 +23,6 @@ use tokio::sync::{Semaphore, watch};
 
 use self::{
     asked::Asked,
-    headers::Upgrade,
-    place::Place,
     respond::{Expiry, answered, pass, refuse},
 };
 pub use self::{mirror::Mirrors, respond::ResponseBody};
@@ -91,16 +89,11 @@ impl Exchange {
         let Ok(room) = self.places.clone().try_acquire_owned() else {
             return refuse(&LocalReply::failed(&Failure::Overflow), record);
         };
-        let place = match Place::read(&head, self.paths) {
-            Ok(place) => place,
+        let (place, websocket) = match asked::read(&mut head, self.paths, rand::random()) {
+            Ok(read) => read,
             Err(reply) => return refuse(&reply, record),
         };
-        let client = match headers::upgrade(&head.headers, head.version) {
-            Upgrade::WebSocket => head.extensions.remove::<OnUpgrade>(),
-            Upgrade::No => None,
-            Upgrade::Other => return refuse(&LocalReply::no_upgrade(), record),
-        };
-        headers::complete(&mut head.headers, place.scheme, rand::random());
+        let client = websocket.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         record.set_request_id(&head.headers);
         let body = RequestBody::new(body, record.received.clone());
         let asked = Asked { head, body, place, client, version };

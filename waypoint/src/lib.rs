@@ -33,6 +33,9 @@ pub mod entrance;
 
 pub mod config;
 pub mod dump;
+
+pub mod explain;
+
 pub mod operators;
 
 pub mod app;
@@ -43,4 +46,5 @@ pub mod admin;
 pub mod table;
 
 pub mod connections;
+pub mod rules;
 pub mod status;

@@ -28,10 +28,19 @@ use tokio::{
     sync::{Notify, watch},
 };
 
-use crate::{dump::routes, mesh::Mesh, record::Telemetry, upstream::Upstream};
+use crate::{
+    dump::routes,
+    explain::{self, Question, Waypoint, decoded},
+    mesh::Mesh,
+    record::Telemetry,
+    upstream::Upstream,
+};
 
 const INDEX: &str = "culvert-waypoint\n\
     GET  /config_dump            routes, workloads, services, policies, certificates\n\
+    GET  /routes?service=NAME    the rules of a service, in order\n\
+    GET  /explain/request?source=NAMESPACE/POD&service=NAME[&port=&method=&path=&authority=&header=NAME:VALUE]\n\
+    \x20                            which rule would take a request, and where it would go\n\
     POST /logging[?level=LEVEL]  show or change the log level\n\
     POST /quitquitquit           stop the waypoint\n";
 
@@ -40,6 +49,8 @@ const INDEX: &str = "culvert-waypoint\n\
 pub struct Operators {
     /// What everything is decided by.
     pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// Which waypoint this is.
+    pub own: Waypoint,
     /// Our certificates.
     pub keeper: Keeper,
     /// Metrics.
@@ -90,6 +101,8 @@ impl Operators {
         match (path, method) {
             ("/", _) => text(StatusCode::OK, INDEX.into()),
             ("/config_dump", _) => admin::json(&self.dump()),
+            ("/routes", _) => said(self.routes(query.unwrap_or_default())),
+            ("/explain/request", _) => said(self.explain(query.unwrap_or_default())),
             ("/stats/prometheus", _) => prometheus(self.metrics()),
             ("/logging", &Method::POST) => self.level(query.unwrap_or_default()),
             ("/quitquitquit", &Method::POST) => {
@@ -120,6 +133,17 @@ impl Operators {
         value
     }
 
+    fn routes(&self, query: &str) -> Result<Value, String> {
+        let mut names = query.split('&').filter_map(|pair| pair.strip_prefix("service="));
+        let name = names.next().and_then(decoded).ok_or("give service")?;
+        explain::routes(&self.mesh.borrow().clone(), &self.own, &name)
+    }
+
+    fn explain(&self, query: &str) -> Result<Value, String> {
+        let question = Question::read(query)?;
+        explain::explain(&self.mesh.borrow().clone(), &self.own, &question)
+    }
+
     fn metrics(&self) -> String {
         let mut text = self.telemetry.text();
         for (name, value) in [
@@ -145,6 +169,13 @@ impl Operators {
             }
             Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
+    }
+}
+
+fn said(answer: Result<Value, String>) -> Answer {
+    match answer {
+        Ok(value) => admin::json(&value),
+        Err(why) => text(StatusCode::NOT_FOUND, format!("{why}\n")),
     }
 }
 

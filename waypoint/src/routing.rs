@@ -17,10 +17,12 @@ pub mod rewrite;
 pub mod substitution;
 pub mod template;
 pub mod timeout;
+mod words;
 
 pub use answer::{Answer, Cause};
 pub use condition::{
-    ClientMatch, HeaderMatch, Match, PathMatch, Precedence, QueryMatch, TextMatch,
+    ClientCondition, ClientMatch, Condition, HeaderMatch, Match, PathMatch, Precedence, QueryMatch,
+    TextMatch,
 };
 pub use cors::{AllowList, Cors, Unmatched};
 pub use decide::{Decision, Onward, Step, decide, shadow};

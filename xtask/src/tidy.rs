@@ -59,10 +59,11 @@ const WAYPOINT: Rooms = &[
     &["exchange"],
     &["entrance"],
     &["config", "dump"],
+    &["explain"],
     &["operators"],
     &["app"],
     &["analyze", "admin", "table"],
-    &["connections", "status"],
+    &["connections", "rules", "status"],
 ];
 
 /// Where HTTP is spoken, and where the waypoint passes on what it heard.

@@ -1,7 +1,10 @@
 //! Pure: what would become of a connection, and why: the route and the verdict of the very functions
 //! that connections go through.
 //! Never: a second opinion.
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -90,15 +93,15 @@ fn tunnel(address: SocketAddr, expected: &[Identity]) -> String {
     format!("HBONE tunnel to {address}, who must be {}", expected.join(" or "))
 }
 
-fn workload<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Workload> {
+/// The workload that people call `namespace/pod`, or by an address.
+pub fn workload<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Arc<Workload>> {
     if let Ok(address) = name.parse() {
-        return snapshot.workload_at(address).map(|workload| &**workload);
+        return snapshot.workload_at(address);
     }
     let (namespace, pod) = name.split_once('/')?;
-    let named = |workload: &&std::sync::Arc<Workload>| {
-        *workload.namespace == *namespace && *workload.name == *pod
-    };
-    snapshot.workloads().find(named).map(|workload| &**workload)
+    let named =
+        |workload: &&Arc<Workload>| *workload.namespace == *namespace && *workload.name == *pod;
+    snapshot.workloads().find(named)
 }
 
 fn target(snapshot: &Snapshot, text: &str) -> Result<SocketAddr, String> {

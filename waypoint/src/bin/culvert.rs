@@ -7,22 +7,30 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use culvert_agent::manifest::{self, Folder};
 use culvert_waypoint::{
-    admin::{encoded, get},
+    admin::{Whom, encoded, get},
     analyze::{self, Level, Suppression},
     connections::{CONNECTIONS, connections},
     manifest::Settings,
+    rules::{explained, fails, rules},
     status::{status, wrong},
     table::{Column, table},
 };
 use serde_json::Value;
 
-/// Look into the mesh: how an agent is, what it knows, and why a connection is allowed or denied. Run it on a
-/// node (in its network namespace): it asks the agent's admin endpoint.
+/// Look into the mesh: how an agent is, what it knows, why a connection is allowed or denied, and which
+/// rule takes a request. Run it on a node (in its network namespace), where it asks the agent's admin
+/// endpoint; what is about rules, in the network namespace of a waypoint's pod, where it asks the waypoint's.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
-    /// The agent's admin endpoint.
-    #[arg(long, global = true, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+    /// The admin endpoint of the agent, or of the waypoint.
+    #[arg(
+        long,
+        visible_alias = "waypoint",
+        global = true,
+        default_value = "127.0.0.1:15000",
+        value_name = "ADDRESS"
+    )]
     agent: SocketAddr,
     /// Tables for people, JSON or YAML for programs.
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
@@ -67,17 +75,72 @@ struct Analyze {
     root_namespace: String,
 }
 
+/// What is asked of a service. All of it that is not given is what curl would say.
+#[derive(Args)]
+#[command(next_help_heading = "A request, which the service's waypoint explains")]
+struct Request {
+    /// Its method; GET if only something else is given.
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Its path, with the query after ?; / if only something else is given.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// A header of it, any number of times.
+    #[arg(long, short = 'H', value_name = "NAME:VALUE")]
+    header: Vec<String>,
+    /// The service port; needed if the service has several.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Its authority or Host header; the service's host name if none is given.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    authority: Option<String>,
+}
+
+impl Request {
+    /// As a part of a query; `None` when nothing is asked.
+    fn query(&self) -> Option<String> {
+        let Self { method, path, header, port, authority } = self;
+        let port = port.map(|port| port.to_string());
+        let given = [("method", method), ("path", path), ("port", &port), ("authority", authority)];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let all = given.chain(header.iter().map(|header| ("header", header)));
+        let query: String =
+            all.map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
+        (!query.is_empty()).then_some(query)
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Say which way a connection would take, whether it would be allowed, and which object decides,
     /// with file and line. Ends with 1 when it would not be allowed.
     ///
-    /// Example: culvert explain shop/web cart.shop.svc.cluster.local:80
+    /// With any of the options of a request it asks the service's waypoint, which says what it would do
+    /// with that request: which rule of which object decides, what every rule before it asks that the
+    /// request is not, and who is ready behind each destination. Ends with 1 when the waypoint would
+    /// answer with an error.
+    ///
+    /// Examples:
+    ///   culvert explain shop/web cart.shop.svc.cluster.local:80
+    ///   culvert explain shop/web cart.shop --method GET --path '/api?page=1' -H 'x-canary-user: true'
+    #[command(verbatim_doc_comment)]
     Explain {
         /// The client: namespace/pod, or an address.
         source: String,
-        /// The destination: namespace/pod:port, a service's host name with a port, or address:port.
+        /// The destination: namespace/pod:port, a service's host name with a port, or address:port. Of a
+        /// request: a service, by host name, name.namespace or namespace/name.
+        #[arg(value_name = "DESTINATION|SERVICE")]
         destination: String,
+        #[command(flatten)]
+        request: Request,
+    },
+    /// The rules of a service as its waypoint has them: per port, in the order in which they are asked,
+    /// what each asks, what it does, and who wrote it where. The first that matches decides.
+    ///
+    /// Example: culvert routes cart.shop
+    Routes {
+        /// The service: its host name, name.namespace or namespace/name.
+        service: String,
     },
     /// How the agent is, and what is wrong. Ends with 1 when something is.
     Status,
@@ -155,8 +218,17 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let lists: &[(&str, &[Column])] = match &arguments.command {
         Command::Status => return show_status(arguments),
-        Command::Explain { source, destination } => {
-            return explain(arguments, source, destination);
+        Command::Explain { source, destination, request } => {
+            return match request.query() {
+                None => explain(arguments, source, destination),
+                Some(query) => explain_request(arguments, (source, destination), &query),
+            };
+        }
+        Command::Routes { service } => {
+            let path = format!("/routes?service={}", encoded(service));
+            let answer = get(Whom::Waypoint, arguments.agent, &path)?;
+            show(arguments.output, &answer, rules)?;
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Connections => &[("connections", CONNECTIONS)],
         Command::Workloads => &[("workloads", WORKLOADS)],
@@ -166,7 +238,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Problems => &[("problems", PROBLEMS)],
         Command::Analyze(asked) => return analyze(asked, arguments.output),
     };
-    let dump = get(arguments.agent, "/config_dump")?;
+    let dump = get(Whom::Agent, arguments.agent, "/config_dump")?;
     let mut out = std::io::stdout();
     for (name, columns) in lists {
         let rows = rows(&dump, name);
@@ -176,6 +248,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A value for programs, or in the words of `people`.
+fn show(output: Output, value: &Value, people: impl Fn(&Value) -> String) -> Result<()> {
+    match output {
+        Output::Table => Ok(write!(std::io::stdout(), "{}", people(value))?),
+        Output::Json | Output::Yaml => print(output, value),
+    }
 }
 
 /// A value for programs.
@@ -246,18 +326,14 @@ fn rows(dump: &Value, list: &str) -> Vec<Value> {
 }
 
 fn show_status(arguments: &Arguments) -> Result<ExitCode> {
-    let answer = get(arguments.agent, "/status")?;
-    let mut out = std::io::stdout();
-    match arguments.output {
-        Output::Table => write!(out, "{}", status(&answer))?,
-        Output::Json | Output::Yaml => print(arguments.output, &answer)?,
-    }
+    let answer = get(Whom::Agent, arguments.agent, "/status")?;
+    show(arguments.output, &answer, status)?;
     Ok(if wrong(&answer).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn explain(arguments: &Arguments, source: &str, destination: &str) -> Result<ExitCode> {
     let path = format!("/explain?source={}&destination={}", encoded(source), encoded(destination));
-    let answer = get(arguments.agent, &path)?;
+    let answer = get(Whom::Agent, arguments.agent, &path)?;
     let mut out = std::io::stdout();
     match arguments.output {
         Output::Json | Output::Yaml => print(arguments.output, &answer)?,
@@ -282,4 +358,16 @@ fn explain(arguments: &Arguments, source: &str, destination: &str) -> Result<Exi
     }
     let allowed = answer["allowed"].as_bool().unwrap_or(false);
     Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn explain_request(
+    arguments: &Arguments,
+    (source, service): (&str, &str),
+    request: &str,
+) -> Result<ExitCode> {
+    let (source, service) = (encoded(source), encoded(service));
+    let path = format!("/explain/request?source={source}&service={service}{request}");
+    let answer = get(Whom::Waypoint, arguments.agent, &path)?;
+    show(arguments.output, &answer, explained)?;
+    Ok(if fails(&answer) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -1,6 +1,6 @@
 //! Pure: a request between its client and its endpoint: what rules see of it, and what it goes on as.
 //! Never: sends it.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use http::{
     HeaderValue, Request, Uri, Version as HttpVersion,
@@ -9,11 +9,15 @@ use http::{
 };
 use hyper::upgrade::OnUpgrade;
 
-use super::{headers, place::Place};
+use super::{
+    headers::{self, Upgrade},
+    place::Place,
+};
 use crate::{
     body::RequestBody,
     listener::Version,
     outcome::LocalReply,
+    path::Normalisation,
     record::Session,
     routing::{Client, Decision, Onward, PortRoutes, RequestHead, decide, shadow},
 };
@@ -39,17 +43,7 @@ impl Asked {
     ) -> Decision<'t> {
         let nobodys = BTreeMap::new();
         let client = client(session, &nobodys);
-        let head = RequestHead {
-            method: &self.head.method,
-            scheme: self.place.scheme,
-            authority: self.place.authority(),
-            path: &self.place.path,
-            query: self.place.query.as_deref(),
-            version: self.head.version,
-            headers: &self.head.headers,
-            client: &client,
-            dialled: session.dialled,
-        };
+        let head = head(&self.head, &self.place, &client, session.dialled);
         decide(routes, &head, draw)
     }
 
@@ -103,6 +97,45 @@ impl Place {
             Some(query) => format!("{}?{query}", self.path).parse().ok(),
             None => self.path.parse().ok(),
         }
+    }
+}
+
+/// What is asked, in the one form that it is decided by, and whether it asks for a
+/// websocket. Adds the headers that every request has before anything is decided about it.
+///
+/// # Errors
+/// The answer to a request that may mean several things.
+pub(crate) fn read(
+    head: &mut Parts,
+    mode: Normalisation,
+    random: u128,
+) -> Result<(Place, bool), LocalReply> {
+    let place = Place::read(head, mode)?;
+    let upgrade = headers::upgrade(&head.headers, head.version);
+    if upgrade == Upgrade::Other {
+        return Err(LocalReply::no_upgrade());
+    }
+    headers::complete(&mut head.headers, place.scheme, random);
+    Ok((place, upgrade == Upgrade::WebSocket))
+}
+
+/// A request as rules see it.
+pub(crate) fn head<'a>(
+    head: &'a Parts,
+    place: &'a Place,
+    client: &'a Client<'a>,
+    dialled: SocketAddr,
+) -> RequestHead<'a> {
+    RequestHead {
+        method: &head.method,
+        scheme: place.scheme,
+        authority: place.authority(),
+        path: &place.path,
+        query: place.query.as_deref(),
+        version: head.version,
+        headers: &head.headers,
+        client,
+        dialled,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 
 /// Whom a request is for, and what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// `http` or `https`.
     pub(super) scheme: &'static str,
     /// Host, and port if the client says it.
@@ -40,7 +40,7 @@ impl Place {
     }
 
     /// The authority as text.
-    pub(super) fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         self.authority.to_str().unwrap_or_default()
     }
 }

@@ -1,6 +1,6 @@
 //! Pure: which requests a rule is for.
 //! Never: an order among rules (see `find`).
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName,
@@ -99,21 +99,57 @@ pub struct ClientMatch {
     pub namespace: Option<Arc<str>>,
 }
 
+/// One of the things that a rule asks; a request must be like all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition<'m> {
+    /// Of the path.
+    Uri(&'m PathMatch),
+    /// Of the scheme.
+    Scheme(&'m TextMatch),
+    /// Of the method.
+    Method(&'m TextMatch),
+    /// Of the authority.
+    Authority(&'m TextMatch),
+    /// Of a header.
+    Header(&'m HeaderMatch),
+    /// Of a header that must not be there, or not like that.
+    WithoutHeader(&'m HeaderMatch),
+    /// Of a query parameter.
+    QueryParam(&'m QueryMatch),
+    /// Of who asks.
+    Client(ClientCondition<'m>),
+}
+
+/// One of the things that a rule asks of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCondition<'m> {
+    /// A label of its workload, and its value.
+    Label(&'m str, &'m str),
+    /// Its namespace.
+    Namespace(&'m str),
+}
+
 impl Match {
     /// Whether a request is like this.
     pub fn holds(&self, head: &RequestHead<'_>) -> bool {
-        let Self { uri, scheme, method, authority, headers, without_headers, .. } = self;
-        let text = |condition: &Option<TextMatch>, text: &str| {
-            condition.as_ref().is_none_or(|condition| condition.holds(text))
-        };
-        uri.as_ref().is_none_or(|uri| uri.holds(head.path))
-            && text(method, head.method.as_str())
-            && text(scheme, head.scheme)
-            && text(authority, head.authority)
-            && headers.iter().all(|header| header.holds(head))
-            && !without_headers.iter().any(|header| header.holds(head))
-            && self.query_params.iter().all(|parameter| parameter.holds(head.query))
-            && self.client.holds(head.client)
+        self.conditions().all(|condition| condition.holds(head))
+    }
+
+    /// The first condition that a request is not like; `None` when it is like all.
+    pub fn unmet(&self, head: &RequestHead<'_>) -> Option<Condition<'_>> {
+        self.conditions().find(|condition| !condition.holds(head))
+    }
+
+    /// All conditions, in the order in which they are looked at.
+    pub fn conditions(&self) -> impl Iterator<Item = Condition<'_>> {
+        let uri = self.uri.iter().map(Condition::Uri);
+        uri.chain(self.method.iter().map(Condition::Method))
+            .chain(self.scheme.iter().map(Condition::Scheme))
+            .chain(self.authority.iter().map(Condition::Authority))
+            .chain(self.headers.iter().map(Condition::Header))
+            .chain(self.without_headers.iter().map(Condition::WithoutHeader))
+            .chain(self.query_params.iter().map(Condition::QueryParam))
+            .chain(self.client.conditions().map(Condition::Client))
     }
 
     /// Where Gateway API places a route among others: the larger comes first. Routes that are equal are
@@ -202,18 +238,73 @@ fn joined(name: &HeaderName, headers: &HeaderMap) -> Option<String> {
 
 impl QueryMatch {
     fn holds(&self, query: Option<&str>) -> bool {
+        self.found(query).is_some_and(|value| self.value.holds(value))
+    }
+
+    fn found<'q>(&self, query: Option<&'q str>) -> Option<&'q str> {
         let parameters = query.into_iter().flat_map(|query| query.split('&'));
         parameters
             .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
             .find(|(name, _)| *name == &*self.name)
-            .is_some_and(|(_, value)| self.value.holds(value))
+            .map(|(_, value)| value)
     }
 }
 
 impl ClientMatch {
     /// Whether a client is like this.
     pub fn holds(&self, client: &Client<'_>) -> bool {
-        self.labels.iter().all(|(name, value)| client.labels.get(name) == Some(value))
-            && self.namespace.as_deref().is_none_or(|namespace| client.namespace == Some(namespace))
+        self.conditions().all(|condition| condition.holds(client))
+    }
+
+    /// All conditions.
+    pub fn conditions(&self) -> impl Iterator<Item = ClientCondition<'_>> {
+        let labels = self.labels.iter().map(|(name, value)| ClientCondition::Label(name, value));
+        labels.chain(self.namespace.as_deref().map(ClientCondition::Namespace))
+    }
+}
+
+impl Condition<'_> {
+    fn holds(&self, head: &RequestHead<'_>) -> bool {
+        match self {
+            Self::Uri(uri) => uri.holds(head.path),
+            Self::Scheme(scheme) => scheme.holds(head.scheme),
+            Self::Method(method) => method.holds(head.method.as_str()),
+            Self::Authority(authority) => authority.holds(head.authority),
+            Self::Header(header) => header.holds(head),
+            Self::WithoutHeader(header) => !header.holds(head),
+            Self::QueryParam(parameter) => parameter.holds(head.query),
+            Self::Client(condition) => condition.holds(head.client),
+        }
+    }
+
+    /// What a request has there; `None` for nothing, or nothing that is text.
+    pub fn found<'h>(&self, head: &'h RequestHead<'_>) -> Option<Cow<'h, str>> {
+        match self {
+            Self::Uri(_) => Some(head.path.into()),
+            Self::Scheme(_) => Some(head.scheme.into()),
+            Self::Method(_) => Some(head.method.as_str().into()),
+            Self::Authority(_) => Some(head.authority.into()),
+            Self::Header(header) | Self::WithoutHeader(header) if header.name == HOST => {
+                Some(head.authority.into())
+            }
+            Self::Header(header) | Self::WithoutHeader(header) => {
+                let there = head.headers.contains_key(&header.name);
+                there.then(|| joined(&header.name, head.headers))?.map(Cow::Owned)
+            }
+            Self::QueryParam(parameter) => parameter.found(head.query).map(Cow::Borrowed),
+            Self::Client(ClientCondition::Label(name, _)) => {
+                head.client.labels.get(*name).map(|value| value.as_str().into())
+            }
+            Self::Client(ClientCondition::Namespace(_)) => head.client.namespace.map(Cow::Borrowed),
+        }
+    }
+}
+
+impl ClientCondition<'_> {
+    fn holds(&self, client: &Client<'_>) -> bool {
+        match self {
+            Self::Label(name, value) => client.labels.get(*name).is_some_and(|own| own == value),
+            Self::Namespace(namespace) => client.namespace == Some(*namespace),
+        }
     }
 }

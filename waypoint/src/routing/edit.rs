@@ -47,6 +47,16 @@ pub enum EditError {
 }
 
 impl Edits {
+    /// Which headers change, by what is done.
+    pub(super) fn names(&self) -> [(&'static str, Vec<&str>); 4] {
+        [
+            ("set", self.authority.iter().map(|_| "authority").collect()),
+            ("remove", self.remove.iter().map(HeaderName::as_str).collect()),
+            ("set", self.set.iter().map(|(name, _)| name.as_str()).collect()),
+            ("add", self.add.iter().map(|(name, _)| name.as_str()).collect()),
+        ]
+    }
+
     /// Has headers removed.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Pure: failures on purpose (`fault`), and shares of requests.
 //! Never: dice; numbers are handed in.
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
@@ -140,6 +140,12 @@ impl Percentage {
     /// Whether a request is of this share, for a number that is drawn from all `u32` alike.
     pub fn hits(self, number: u32) -> bool {
         (u64::from(number) * u64::from(Self::STEPS)) >> u32::BITS < u64::from(self.0)
+    }
+}
+
+impl fmt::Display for Percentage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", f64::from(self.0) / f64::from(Self::STEPS / 100))
     }
 }
 

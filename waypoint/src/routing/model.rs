@@ -294,6 +294,14 @@ pub enum Missing {
     Backend(Arc<str>),
 }
 
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster(why) | Self::Backend(why) => write!(f, "nobody: {why}"),
+        }
+    }
+}
+
 /// A copy of requests to somebody else, whose answer is dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {

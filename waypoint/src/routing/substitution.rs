@@ -54,6 +54,11 @@ impl Substitution {
         Ok(Self { text: text.into(), to: to.into(), compiled, parts })
     }
 
+    /// The expression and the replacement.
+    pub(super) fn texts(&self) -> (&str, &str) {
+        (&self.text, &self.to)
+    }
+
     /// Replaces every part of `text` that is like the expression; `None` when the result would be
     /// longer than `limit` bytes.
     pub fn replace(&self, text: &str, limit: usize) -> Option<String> {

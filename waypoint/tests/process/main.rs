@@ -4,6 +4,7 @@
 #![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
 
 mod client;
+mod explain;
 mod hostile;
 mod http;
 mod lab;
