@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use e2e::Waypoint;
+use e2e::{Lab, Waypoint};
 
 use crate::{
     Interrupt, say,
@@ -22,6 +22,8 @@ const CATALOG: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
 const WAYPOINT: &str = "10.96.0.99";
 /// The file that decides who is sent where.
 const RULES: &str = "virtualservice-catalog.yaml";
+/// The file of the catalog's Service.
+const SERVICE: &str = "service-catalog.yaml";
 /// What makes a visitor a canary user.
 const HEADER: &str = "x-canary-user: true";
 /// Visitors who are not.
@@ -41,6 +43,11 @@ struct Expected {
 
 const NOBODY: Expected = Expected { others: 0..=0, canary: 0..=0 };
 
+/// The catalog's Service, of which the agents are to know before the first visitor comes.
+pub(crate) fn declare(lab: &Lab) -> Result<()> {
+    lab.apply(SERVICE, &service(""))
+}
+
 /// Visitors, and the waypoint once there is one. Visitors leave first.
 pub(crate) struct Canary {
     others: Visitors,
@@ -54,10 +61,8 @@ impl Canary {
     /// Visitors come to the catalog, which has one version and no waypoint. Each step is shown for
     /// `seconds`.
     pub(crate) fn open(shop: &Shop, seconds: usize) -> Result<Self> {
-        shop.lab.apply("service-catalog.yaml", &service(""))?;
         let to = SocketAddr::from(CATALOG);
         let web = shop.member("web")?;
-        e2e::until("the catalog's service answers", || web.inside.connect(to).is_ok());
         Ok(Self {
             others: Visitors::start(web, to, "catalog", None, EVERYBODY)?,
             canary: Visitors::start(web, to, "catalog", Some(HEADER), 1)?,
@@ -138,10 +143,7 @@ impl Canary {
         let waypoint = Waypoint::start(&shop.lab, 2, WAYPOINT, "service")?;
         shop.lab.apply("destinationrule-catalog.yaml", SUBSETS)?;
         shop.lab.apply(RULES, &rules(100, 0))?;
-        shop.lab.apply(
-            "service-catalog.yaml",
-            &service(", labels: {istio.io/use-waypoint: waypoint}"),
-        )?;
+        shop.lab.apply(SERVICE, &service(", labels: {istio.io/use-waypoint: waypoint}"))?;
         let start = Instant::now();
         while !requests_pass(&waypoint) {
             interrupt.pause(Duration::from_millis(20))?;

@@ -98,6 +98,7 @@ fn play(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
         "Setting up two nodes, seven pods in network namespaces of their own, and an agent per node ...",
     );
     let mut shop = Shop::open()?;
+    canary::declare(&shop.lab)?;
     before(&shop, interrupt)?;
     join(&shop, interrupt)?;
     interrupt.pause(Duration::from_secs(2))?;
