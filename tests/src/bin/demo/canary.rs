@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use e2e::{Lab, Waypoint};
+use serde_json::Value;
 
 use crate::{
     Interrupt, say,
@@ -103,14 +104,15 @@ impl Canary {
         ))
     }
 
-    /// Rows until Ctrl-C, and a word when the file was changed.
+    /// Rows until Ctrl-C, and a word when the file was changed or is not understood.
     pub(crate) fn stay(&self, shop: &Shop, interrupt: &Interrupt) -> Result<()> {
         say(format!(
-            "\nThe shop goes on. Edit {}\nand watch the counts follow; a file with a mistake in it changes nothing. \
+            "\nThe shop goes on. Edit {}\nand watch the counts follow; a file with a mistake in it changes nothing, and is told of. \
              Ctrl-C ends it and leaves nothing behind.",
             self.file.display()
         ));
         let (mut before, mut changed) = (self.splits(), self.changed());
+        let mut mistakes = Vec::new();
         for row in 0.. {
             if row % ROWS == 0 {
                 let (answered, failed) = shop.requests();
@@ -124,6 +126,11 @@ impl Canary {
                 changed = self.changed();
                 say("  (the file was changed)");
             }
+            let found = self.mistakes();
+            for mistake in found.iter().filter(|mistake| !mistakes.contains(*mistake)) {
+                say(format!("  {mistake}"));
+            }
+            mistakes = found;
         }
         Ok(())
     }
@@ -218,6 +225,18 @@ impl Canary {
             others: Split::of(&self.others.counts()),
             canary: Split::of(&self.canary.counts()),
         }
+    }
+
+    /// What the waypoint does not understand of the file, with the line.
+    fn mistakes(&self) -> Vec<String> {
+        let dump = self.waypoint.as_ref().and_then(|at| at.get(15000, "/config_dump").ok());
+        let dump: Value =
+            dump.and_then(|dump| serde_json::from_str(&dump).ok()).unwrap_or_default();
+        let text = |problem: &Value| {
+            let (at, text) = (problem["at"].as_str()?, problem["text"].as_str()?);
+            at.contains(RULES).then(|| format!("{at}: {text}"))
+        };
+        dump["problems"].as_array().into_iter().flatten().filter_map(text).collect()
     }
 
     fn changed(&self) -> Option<SystemTime> {
