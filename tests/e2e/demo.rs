@@ -24,6 +24,9 @@ fn the_demo_runs_once_through_all_its_acts() -> Result<()> {
         ":15008  TLS application data",
         "0 readable",
         "spiffe://cluster.local/ns/shop/sa/checkout",
+        "istio.io/use-waypoint=waypoint",
+        "virtualservice-catalog.yaml is edited: weight 50 for v1, weight 50 for v2",
+        "answers, 0 failed.",
         "0 failed, 0 pods restarted",
     ] {
         assert!(said.contains(expected), "{expected:?} is not in:\n{said}");
@@ -33,8 +36,20 @@ fn the_demo_runs_once_through_all_its_acts() -> Result<()> {
         .nth(1)
         .and_then(|rest| rest.split(' ').next()?.parse().ok())
         .context("no time")?;
+    let split =
+        said.lines().find(|line| line.starts_with("Answered by v2: ")).context("no split")?;
+    let parts = shares(split);
+    let [canary, tried, half, all] = parts.as_slice() else { anyhow::bail!("{split}") };
+    assert_eq!((*canary, *all), (100, 100), "{split}");
+    assert!((1..=10).contains(tried) && (35..=65).contains(half), "{split}");
     println!("the last readable frame passed {last} ms after the label");
     ensure_nothing_left(&prefix)
+}
+
+/// The numbers before a percent sign.
+fn shares(line: &str) -> Vec<u64> {
+    let before = line.split(" %").filter_map(|part| part.rsplit(' ').next()?.parse().ok());
+    before.collect()
 }
 
 #[test]

@@ -60,8 +60,8 @@ fn answer_all(stream: TcpStream, version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Request line and headers; `None` at the end.
-fn head(reader: &mut impl BufRead) -> Result<Option<(String, Map<String, Value>)>> {
+/// First line and headers of a message; `None` at the end.
+pub(crate) fn head(reader: &mut impl BufRead) -> Result<Option<(String, Map<String, Value>)>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);

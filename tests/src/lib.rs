@@ -15,6 +15,7 @@ pub mod lab;
 pub mod load;
 pub mod shop;
 pub mod system;
+pub mod visit;
 pub mod waypoint;
 pub mod wire;
 

@@ -20,6 +20,9 @@ pub struct Arguments {
     /// Its name.
     #[arg(long)]
     name: String,
+    /// Which version of itself it is.
+    #[arg(long)]
+    version: String,
     /// Where it listens.
     #[arg(long)]
     listen: SocketAddr,
@@ -50,8 +53,9 @@ struct Counters {
 /// When it cannot listen, or nobody reads its counters.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let listener = TcpListener::bind(arguments.listen).context("listen")?;
-    let (counters, name) = (Arc::new(Counters::default()), Arc::from(arguments.name.as_str()));
-    thread::spawn(move || serve(&listener, &name));
+    let counters = Arc::new(Counters::default());
+    let (name, version) = (arguments.name.clone(), arguments.version.clone());
+    thread::spawn(move || serve(&listener, &name, &version));
     for call in &arguments.call {
         let (address, path) = call.split_once('=').context("a call without a path")?;
         let (address, path): (SocketAddr, _) = (address.parse()?, path.to_owned());
@@ -70,22 +74,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn serve(listener: &TcpListener, name: &Arc<str>) {
+fn serve(listener: &TcpListener, name: &str, version: &str) {
     for stream in listener.incoming().flatten() {
-        let name = name.clone();
-        thread::spawn(move || answer(&stream, &name));
+        let (name, version) = (name.to_owned(), version.to_owned());
+        thread::spawn(move || answer(&stream, &name, &version));
     }
 }
 
 /// Answers requests until the client leaves.
-fn answer(stream: &TcpStream, name: &str) -> io::Result<()> {
+fn answer(stream: &TcpStream, name: &str, version: &str) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = (BufReader::new(stream), stream);
     while let Some(request) = head(&mut reader)? {
         let what = request.split(' ').nth(1).unwrap_or("/");
         let body = format!("{name} says: here is {what}\n");
         let length = body.len();
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nx-version: {version}\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
         writer.write_all(answer.as_bytes())?;
     }
     Ok(())

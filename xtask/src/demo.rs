@@ -16,11 +16,13 @@ use crate::{
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::run(&[Part::Base, Part::Bpf])?;
     bpf::build(false)?;
-    say("building the agent and the demo (the first time takes minutes)");
+    say("building the agent, the waypoint and the demo (the first time takes minutes)");
     run_program(&mut cargo(&[
         "build",
         "--package",
         "culvert-agent",
+        "--package",
+        "culvert-waypoint",
         "--package",
         "e2e",
         "--bins",

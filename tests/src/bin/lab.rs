@@ -5,7 +5,7 @@ use std::{net::SocketAddr, os::unix::process::CommandExt, path::PathBuf, process
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::{factory, hoard, http, load, shop};
+use e2e::{factory, hoard, http, load, shop, visit};
 
 /// Runs things inside the lab's namespaces and control groups.
 #[derive(Parser)]
@@ -48,6 +48,8 @@ enum Task {
     Load(load::Arguments),
     /// Be an application of the demo's shop.
     Shop(shop::Arguments),
+    /// Be visitors of the demo's shop.
+    Visit(visit::Arguments),
 }
 
 fn main() -> Result<()> {
@@ -66,5 +68,6 @@ fn main() -> Result<()> {
         Task::Http { listen, version } => http::run(listen, &version),
         Task::Load(arguments) => load::run(&arguments),
         Task::Shop(arguments) => shop::run(&arguments),
+        Task::Visit(arguments) => visit::run(&arguments),
     }
 }

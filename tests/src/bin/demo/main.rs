@@ -5,8 +5,11 @@
     reason = "only the product reads its clock in one place; a tool measures where it works"
 )]
 
+mod canary;
 mod shop;
+mod split;
 mod talk;
+mod visitors;
 mod wire;
 
 use std::{
@@ -23,13 +26,15 @@ use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
 use crate::{
+    canary::Canary,
     shop::Shop,
     wire::{Seen, examples},
 };
 
 /// Two Kubernetes nodes made of network namespaces, a shop of seven pods that talk to each other,
 /// and the moment in which their namespace is labelled for the mesh: the same traffic, readable
-/// before, is mutual TLS a moment later, and nothing fails or restarts.
+/// before, is mutual TLS a moment later, and nothing fails or restarts. Then a waypoint sends some of
+/// the catalog's visitors to its second version, as a file says that is edited meanwhile.
 #[derive(Parser)]
 #[command(name = "cargo xtask demo")]
 struct Arguments {
@@ -92,17 +97,21 @@ fn play(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     say(
         "Setting up two nodes, seven pods in network namespaces of their own, and an agent per node ...",
     );
-    let shop = Shop::open()?;
+    let mut shop = Shop::open()?;
+    canary::declare(&shop.lab)?;
     before(&shop, interrupt)?;
     join(&shop, interrupt)?;
     interrupt.pause(Duration::from_secs(2))?;
     say("\n== 4. Who talks to whom, from the agents' own records\n");
     say(talk::table(&shop));
-    let ended = totals(&shop)?;
-    if !arguments.once && std::io::stdout().is_terminal() {
-        stay(&shop, interrupt)?;
+    let stays = !arguments.once && std::io::stdout().is_terminal();
+    let mut canary = Canary::open(&shop, if stays { 6 } else { 2 })?;
+    let split = canary.play(&mut shop, interrupt)?;
+    say(split);
+    say(totals(&shop, &canary)?);
+    if stays {
+        canary.stay(&shop, interrupt)?;
     }
-    say(ended);
     Ok(())
 }
 
@@ -161,31 +170,15 @@ fn join(shop: &Shop, interrupt: &Interrupt) -> Result<()> {
 }
 
 /// What must not have happened.
-fn totals(shop: &Shop) -> Result<String> {
+fn totals(shop: &Shop, canary: &Canary) -> Result<String> {
     let (answered, failed) = shop.requests();
+    let failed = failed + canary.failed();
     let restarts = shop.restarts();
-    if let Some(error) = shop.error() {
+    if let Some(error) = shop.error().or_else(|| canary.error()) {
         say(format!("  a request failed: {error}"));
     }
     ensure!(failed == 0 && restarts == 0, "{failed} requests failed, {restarts} pods restarted");
-    Ok(format!("\n{answered} requests answered, {failed} failed, {restarts} pods restarted."))
-}
-
-/// Shows counters until Ctrl-C.
-fn stay(shop: &Shop, interrupt: &Interrupt) -> Result<()> {
-    say("\nThe shop goes on. Ctrl-C ends it and leaves nothing behind.\n");
-    let (mut before, _) = shop.requests();
-    loop {
-        interrupt.pause(Duration::from_secs(1))?;
-        let (answered, failed) = shop.requests();
-        let rate = answered.saturating_sub(before);
-        before = answered;
-        let mut out = std::io::stdout();
-        let restarts = shop.restarts();
-        write!(
-            out,
-            "\r  {answered} requests answered ({rate} a second), {failed} failed, {restarts} pods restarted   "
-        )?;
-        out.flush()?;
-    }
+    Ok(format!(
+        "{answered} requests answered between the pods, {failed} failed, {restarts} pods restarted."
+    ))
 }

@@ -52,13 +52,14 @@ const MEMBERS: [Member; 7] = [
     },
 ];
 
-const PORT: u16 = 8080;
+/// Where each application listens.
+pub(crate) const PORT: u16 = 8080;
 
 /// The shop, its nodes and their agents. Applications end first, the lab last.
 pub(crate) struct Shop {
     applications: Vec<Application>,
     pub(crate) agents: Vec<Agent>,
-    _pods: Vec<Pod>,
+    pods: Vec<Pod>,
     pub(crate) lab: Lab,
 }
 
@@ -83,7 +84,7 @@ impl Shop {
         lab.namespace("shop", false)?;
         let pod = |name: &'static str, node| {
             let account = name.split('-').next().unwrap_or(name);
-            let labels = [("app", account)];
+            let labels = [("app", account), ("version", "v1")];
             lab.pod(node, &PodSpec { name, namespace: "shop", account, labels: &labels })
         };
         let pods = MEMBERS.iter().map(|member| pod(member.name, member.node));
@@ -91,15 +92,34 @@ impl Shop {
         let agents = vec![lab.agent(1)?, lab.agent(2)?];
         let mut applications = Vec::new();
         for (pod, member) in pods.iter().zip(&MEMBERS) {
-            applications.push(Application::start(pod, member.calls, &pods)?);
+            applications.push(Application::start(pod, "v1", member.calls, &pods)?);
         }
-        let shop = Self { applications, agents, _pods: pods, lab };
+        let shop = Self { applications, agents, pods, lab };
         until("the shop is open", || {
             let answered = |app: &Application| app.counters.answered.load(Ordering::Relaxed) > 0;
             let mut members = shop.applications.iter().zip(&MEMBERS);
             members.all(|(app, member)| member.calls.is_empty() || answered(app))
         });
         Ok(shop)
+    }
+
+    /// The pod of that name.
+    pub(crate) fn member(&self, name: &str) -> Result<&Pod> {
+        self.pods.iter().find(|pod| pod.name == name).context("no such pod")
+    }
+
+    /// A pod with the second version of the catalog, of which nobody hears before it listens.
+    pub(crate) fn grow(&mut self) -> Result<()> {
+        let spec =
+            PodSpec { name: "catalog-v2", namespace: "shop", account: "catalog", labels: &[] };
+        let pod = self.lab.pod(1, &spec)?;
+        self.applications.push(Application::start(&pod, "v2", &[], &[])?);
+        until("the second version listens", || {
+            pod.inside.connect(([127, 0, 0, 1], PORT).into()).is_ok()
+        });
+        self.lab.declare(&pod, &[("app", "catalog"), ("version", "v2")])?;
+        self.pods.push(pod);
+        Ok(())
     }
 
     /// Requests that were answered, and that failed.
@@ -126,9 +146,15 @@ impl Shop {
 }
 
 impl Application {
-    fn start(pod: &Pod, calls: &[(&str, &str)], pods: &[Pod]) -> Result<Self> {
+    fn start(pod: &Pod, version: &str, calls: &[(&str, &str)], pods: &[Pod]) -> Result<Self> {
         let mut command = lab_command(pod.netns(), pod.cgroup());
-        command.arg("--").arg(binary("lab")?).args(["shop", "--name", &pod.name]);
+        command.arg("--").arg(binary("lab")?).args([
+            "shop",
+            "--name",
+            &pod.name,
+            "--version",
+            version,
+        ]);
         command.arg("--listen").arg(format!("0.0.0.0:{PORT}"));
         for (whom, what) in calls {
             let neighbour = pods.iter().find(|pod| pod.name == *whom).context("no such pod")?;
