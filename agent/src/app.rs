@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     clock,
-    config::{CaptureMode, Config, Format, SameNode},
+    config::{CaptureMode, Config, SameNode},
     direct::Direct,
     discovery::Snapshot,
     drain::Drain,
@@ -30,7 +30,7 @@ use crate::{
         admin::{self, Admin, Readiness},
         dump::{View, dump},
         explain::explain,
-        logging::{Form, Logging},
+        logging::Logging,
         status::{Standing, status},
     },
 };
@@ -58,11 +58,7 @@ pub fn run(
         config.node = node;
     }
     config.check(path)?;
-    let form = match config.log.format {
-        Format::Text => Form::Text,
-        Format::Json => Form::Json,
-    };
-    let logging = Logging::start(form, &config.log.level)?;
+    let logging = Logging::start(config.log.format, &config.log.level)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("agent")

@@ -1,7 +1,7 @@
 //! Shell: the agent's configuration file, with its defaults; the only reader of settings.
 //! Never: held by anyone after start: `app` hands each room its part by value.
 use std::{
-    env, fs, io,
+    env,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::telemetry::LEAST_SERIES;
+use crate::{
+    settings::{self, Ca, ConfigError, Log, Manifests},
+    telemetry::LEAST_SERIES,
+};
 
 /// Everything that can be set. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -58,27 +61,6 @@ pub struct Config {
     /// How the agent stops.
     #[serde(default)]
     pub shutdown: Shutdown,
-}
-
-/// Where Kubernetes objects come from.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Manifests {
-    /// A folder of YAML files, watched. `--manifests` overrides it.
-    pub directory: PathBuf,
-}
-
-/// The local certificate authority.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ca {
-    /// Root certificate and key, one PEM file; made on first use, readable by its owner only.
-    pub file: PathBuf,
-    /// Lifetime of a workload's certificate.
-    #[serde(with = "humantime_serde")]
-    pub ttl: Duration,
-    /// The part of its life after which it is renewed, give or take 5 %.
-    pub renew_at: f64,
 }
 
 /// Which connections the kernel brings to the agent.
@@ -140,27 +122,6 @@ pub struct Limits {
     pub metric_expiry: Duration,
 }
 
-/// What is logged, and how.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// `text` for people, `json` for programs.
-    pub format: Format,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,h2=debug`.
-    pub level: String,
-}
-
-/// The form of a log line.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// Where the agent answers its operators.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -182,45 +143,13 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("read configuration {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The file is not what it should be; the source names line and key.
-    #[error("configuration {path}")]
-    Parse {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        source: Box<toml::de::Error>,
-    },
-    /// A value cannot be used.
-    #[error("configuration {path}: {text}")]
-    Value {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        text: String,
-    },
-}
-
 impl Config {
     /// Reads the file.
     ///
     /// # Errors
     /// When it cannot be read, has an unknown key, or a value that cannot be used.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let mut config = Self::parse(&text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let mut config = settings::read(path, Self::parse)?;
         if config.node.is_empty() {
             config.node = env::var("NODE_NAME").unwrap_or_default();
         }
@@ -246,34 +175,14 @@ impl Config {
                 "`node` is not set: give this node's name there, by --node, or in NODE_NAME",
             ));
         }
-        if self.manifests.directory.as_os_str().is_empty() {
-            return Err(wrong(
-                "`manifests.directory` is not set: give a folder there or by --manifests",
-            ));
-        }
-        if self.ca.ttl < MIN_TTL {
-            return Err(wrong(
-                "`ca.ttl` is below two seconds: certificates would expire while they are made",
-            ));
-        }
-        if !(0.1..=0.9).contains(&self.ca.renew_at) {
-            return Err(wrong("`ca.renew_at` must be between 0.1 and 0.9"));
-        }
-        if self.limits.max_metric_series < LEAST_SERIES {
-            return Err(wrong(&format!(
-                "`limits.max_metric_series` is below {LEAST_SERIES}: no workload would have series of its own"
-            )));
-        }
-        if !self.listen.admin.ip().is_loopback() {
-            return Err(wrong(
-                "`listen.admin` must be a loopback address: it answers without asking who asks",
-            ));
-        }
-        Ok(())
+        settings::check(
+            path,
+            (&self.manifests, &self.ca),
+            (self.limits.max_metric_series, LEAST_SERIES),
+            self.listen.admin,
+        )
     }
 }
-
-const MIN_TTL: Duration = Duration::from_secs(2);
 
 fn trust_domain() -> String {
     "cluster.local".into()
@@ -295,13 +204,6 @@ fn cluster_domain() -> String {
     "cluster.local".into()
 }
 
-impl Default for Ca {
-    fn default() -> Self {
-        let file = PathBuf::from("/var/lib/culvert/ca.pem");
-        Self { file, ttl: Duration::from_secs(24 * 3600), renew_at: 0.5 }
-    }
-}
-
 impl Default for Capture {
     fn default() -> Self {
         let pin = PathBuf::from("/sys/fs/bpf/culvert");
@@ -318,12 +220,6 @@ impl Default for Limits {
             max_metric_series: 10_000,
             metric_expiry: Duration::from_secs(300),
         }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: Format::Text, level: "info".into() }
     }
 }
 

@@ -9,6 +9,8 @@ pub mod identity;
 
 pub mod origin;
 
+pub mod settings;
+
 pub mod policy;
 
 pub mod flow;

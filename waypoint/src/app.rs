@@ -22,7 +22,7 @@ use culvert_agent::{
     },
     identity::{Identity, Keeper, Lease, ca::LocalCa},
     manifest::{self, Changes, Compiler, Folder, Known},
-    telemetry::logging::{Form, Logging},
+    telemetry::logging::Logging,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -33,7 +33,7 @@ use tokio::{
 
 use crate::{
     attachment::Gateway,
-    config::{AccessFormat, Config, Format},
+    config::{AccessFormat, Config},
     entrance::Entrance,
     exchange::{Exchange, Mirrors},
     explain::Waypoint,
@@ -57,11 +57,7 @@ pub fn run(path: &Path, manifests: Option<PathBuf>) -> anyhow::Result<ExitCode> 
         config.manifests.directory = manifests;
     }
     let address = config.check(path)?;
-    let form = match config.log.format {
-        Format::Text => Form::Text,
-        Format::Json => Form::Json,
-    };
-    let logging = Logging::start(form, &config.log.level)?;
+    let logging = Logging::start(config.log.format, &config.log.level)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("waypoint")

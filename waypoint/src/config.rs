@@ -1,12 +1,13 @@
 //! Shell: the waypoint's configuration file, with its defaults; the only reader of settings.
 //! Never: held by anyone after start: `app` hands each room its part by value.
 use std::{
-    env, fs, io,
+    env,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
+use culvert_agent::settings::{self, Ca, ConfigError, Log, Manifests};
 use serde::{Deserialize, Serialize};
 
 use crate::{path::Normalisation, record::book::LEAST_SERIES};
@@ -81,48 +82,6 @@ pub enum Paths {
     DecodeAndMergeSlashes,
 }
 
-/// Where Kubernetes objects come from.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Manifests {
-    /// A folder of YAML files, watched. `--manifests` overrides it.
-    pub directory: PathBuf,
-}
-
-/// The local certificate authority.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ca {
-    /// Root certificate and key, one PEM file; made on first use, readable by its owner only.
-    pub file: PathBuf,
-    /// Lifetime of the waypoint's certificate.
-    #[serde(with = "humantime_serde")]
-    pub ttl: Duration,
-    /// The part of its life after which it is renewed, give or take 5 %.
-    pub renew_at: f64,
-}
-
-/// What is logged beside requests, and how.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// `text` for people, `json` for programs.
-    pub format: Format,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,hyper=debug`.
-    pub level: String,
-}
-
-/// The form of a log line.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// Bounds.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -184,45 +143,13 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("read configuration {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The file is not what it should be; the source names line and key.
-    #[error("configuration {path}")]
-    Parse {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        source: Box<toml::de::Error>,
-    },
-    /// A value cannot be used.
-    #[error("configuration {path}: {text}")]
-    Value {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        text: String,
-    },
-}
-
 impl Config {
     /// Reads the file, and what Kubernetes puts into the environment.
     ///
     /// # Errors
     /// When it cannot be read, has an unknown key, or a value that cannot be used.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let mut config = Self::parse(&text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let mut config = settings::read(path, Self::parse)?;
         if config.namespace.is_empty() {
             config.namespace = env::var("POD_NAMESPACE").unwrap_or_default();
         }
@@ -261,34 +188,15 @@ impl Config {
         let address = self.address.ok_or_else(|| {
             wrong("`address` is not set: give this pod's address there or in POD_IP")
         })?;
-        if self.manifests.directory.as_os_str().is_empty() {
-            return Err(wrong(
-                "`manifests.directory` is not set: give a folder there or by --manifests",
-            ));
-        }
-        if self.ca.ttl < MIN_TTL {
-            return Err(wrong(
-                "`ca.ttl` is below two seconds: certificates would expire while they are made",
-            ));
-        }
-        if !(0.1..=0.9).contains(&self.ca.renew_at) {
-            return Err(wrong("`ca.renew_at` must be between 0.1 and 0.9"));
-        }
-        if self.limits.max_metric_series < LEAST_SERIES {
-            return Err(wrong(&format!(
-                "`limits.max_metric_series` is below {LEAST_SERIES}: no workload would have series of its own"
-            )));
-        }
-        if !self.listen.admin.ip().is_loopback() {
-            return Err(wrong(
-                "`listen.admin` must be a loopback address: it answers without asking who asks",
-            ));
-        }
+        settings::check(
+            path,
+            (&self.manifests, &self.ca),
+            (self.limits.max_metric_series, LEAST_SERIES),
+            self.listen.admin,
+        )?;
         Ok(address)
     }
 }
-
-const MIN_TTL: Duration = Duration::from_secs(2);
 
 fn cluster_local() -> String {
     "cluster.local".into()
@@ -310,19 +218,6 @@ impl From<Paths> for Normalisation {
             Paths::MergeSlashes => Self::MergeSlashes,
             Paths::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
         }
-    }
-}
-
-impl Default for Ca {
-    fn default() -> Self {
-        let file = PathBuf::from("/var/lib/culvert/ca.pem");
-        Self { file, ttl: Duration::from_secs(24 * 3600), renew_at: 0.5 }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: Format::Text, level: "info".into() }
     }
 }
 

@@ -20,21 +20,14 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::settings::Format;
+
 /// Lines that may wait to be written.
 const QUEUE: usize = 16_384;
 /// Pause between two rounds of writing.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the last lines may take when the agent stops.
 const FLUSH: Duration = Duration::from_secs(1);
-
-/// The form of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// The running log.
 #[derive(Clone, Debug)]
@@ -53,7 +46,7 @@ impl Logging {
     ///
     /// # Errors
     /// When `level` is none, or somebody logs already.
-    pub fn start(form: Form, level: &str) -> Result<Self, LevelError> {
+    pub fn start(form: Format, level: &str) -> Result<Self, LevelError> {
         let (filter, handle) = reload::Layer::new(parse(level)?);
         let (sender, receiver) = sync_channel(QUEUE);
         let queue = Queue { sender, dropped: Arc::default() };
@@ -66,8 +59,8 @@ impl Logging {
             .with_ansi(false)
             .with_span_events(FmtSpan::NONE);
         let layer = match form {
-            Form::Text => layer.boxed(),
-            Form::Json => layer
+            Format::Text => layer.boxed(),
+            Format::Json => layer
                 .json()
                 .flatten_event(true)
                 .with_current_span(false)

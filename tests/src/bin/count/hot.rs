@@ -17,11 +17,8 @@ use culvert_agent::{
     manifest::{Changes, Compiler, Folder, Settings, compile},
     policy::{Asked, authorize},
     route::{Choice, next_hop},
-    telemetry::{
-        Protocol, Reason, Record, Telemetry,
-        logging::{Form, Logging},
-        record::Party,
-    },
+    settings::Format,
+    telemetry::{Protocol, Reason, Record, Telemetry, logging::Logging, record::Party},
 };
 use rustls::{
     ConnectionTrafficSecrets,
@@ -55,8 +52,8 @@ pub(crate) const HOT: &[Hot] = &[
     Hot { name: "hbone: parse forwarded", run: forwarded },
     Hot { name: "manifest: read a file of ten changed pods", run: read_changed },
     Hot { name: "manifest: compile one changed pod among 1,000", run: compile_changed },
-    Hot { name: "telemetry: a connection's record as text", run: || record(Form::Text) },
-    Hot { name: "telemetry: a connection's record as JSON", run: || record(Form::Json) },
+    Hot { name: "telemetry: a connection's record as text", run: || record(Format::Text) },
+    Hot { name: "telemetry: a connection's record as JSON", run: || record(Format::Json) },
 ];
 
 /// The only place where instructions count; known to the counter by its name.
@@ -276,7 +273,7 @@ fn compile_changed() {
     assert_eq!(snapshot.problems(), []);
 }
 
-fn record(form: Form) {
+fn record(form: Format) {
     let logging = Logging::start(form, "info").expect("nobody logs yet");
     let telemetry = Arc::new(Telemetry::new(1_000, Duration::from_secs(60)));
     let snapshot = snapshot(format!("{NAMESPACE}{}", pods(0..2)));
