@@ -22,12 +22,11 @@ use culvert_agent::{
     },
     identity::{Identity, Keeper, Lease, ca::LocalCa},
     manifest::{self, Changes, Compiler, Folder, Known},
+    process::{self, Stop, bind},
     telemetry::logging::Logging,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
     sync::{Notify, Semaphore, watch},
 };
 
@@ -58,18 +57,7 @@ pub fn run(path: &Path, manifests: Option<PathBuf>) -> anyhow::Result<ExitCode> 
     }
     let address = config.check(path)?;
     let logging = Logging::start(config.log.format, &config.log.level)?;
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("waypoint")
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let done = runtime.block_on(waypoint(config, address, logging.clone()));
-    if let Err(error) = &done {
-        tracing::error!("{error:#}");
-    }
-    logging.flush();
-    done.map(|()| ExitCode::SUCCESS)
+    process::run("waypoint", &logging, waypoint(config, address, logging.clone()))
 }
 
 async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::Result<()> {
@@ -91,6 +79,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         telemetry: telemetry.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_requests.min(Semaphore::MAX_PERMITS))),
         paths: config.path_normalization.into(),
+        body_idle: config.limits.request_body_idle,
         mirrors: Mirrors::default(),
         drain: connections.clone(),
         background: background.clone(),
@@ -122,7 +111,11 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     start(&config, (entrance, operators), &lease, (&connections, &background)).await?;
     ready.store(true, Ordering::Relaxed);
     tracing::info!(listen = %config.listen.hbone, "ready");
-    told_to_stop(&quit).await?;
+    let mut stop = Stop::listen()?;
+    tokio::select! {
+        () = stop.told() => {}
+        () = quit.notified() => {}
+    }
     tracing::info!("stopping");
     ready.store(false, Ordering::Relaxed);
     telemetry.begin_drain();
@@ -256,29 +249,5 @@ async fn accept(listener: TcpListener, entrance: Entrance, drain: Drain) {
         let _ = stream.set_nodelay(true);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         drain.spawn(entrance.clone().connection(stream, peer));
-    }
-}
-
-async fn told_to_stop(quit: &Notify) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = quit.notified() => {}
-    }
-    Ok(())
-}
-
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("listen on {key} = {address}"))
-}
-
-/// Every tunnel connection needs a file; the soft limit is made for programs that use `select(2)`.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }

@@ -8,6 +8,7 @@ mod respond;
 mod upgrade;
 
 use std::{
+    future::pending,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -52,6 +53,8 @@ pub struct Exchange {
     pub places: Arc<Semaphore>,
     /// How far paths are normalised.
     pub paths: Normalisation,
+    /// How long a body may stop before its request is given up, unless it was answered.
+    pub body_idle: Duration,
     /// Room for mirrors' copies.
     pub mirrors: Mirrors,
     /// Who owns what outlives a request: upgraded connections.
@@ -175,25 +178,29 @@ impl Exchange {
         Ok((to, backend))
     }
 
-    /// One attempt, within the time that there is.
+    /// One attempt, within the time that there is, as long as the client goes on with its request.
     async fn send(
         &self,
         to: &To,
         version: Version,
         request: Request<RequestBody>,
-        expiry: Option<Expiry>,
+        mut expiry: Option<Expiry>,
     ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
+        let meter = request.body().meter().clone();
         let sent = self.upstream.send(to, version, request);
-        let Some(mut expiry) = expiry else {
-            let answer = sent.await.map_err(|failure| LocalReply::failed(&failure))?;
-            return Ok((answer, None));
+        let late = async {
+            match &mut expiry {
+                Some(expiry) => expiry.await,
+                None => pending().await,
+            }
         };
         tokio::select! {
             answer = sent => {
                 let answer = answer.map_err(|failure| LocalReply::failed(&failure))?;
-                Ok((answer, Some(expiry)))
+                Ok((answer, expiry))
             }
-            () = &mut expiry => Err(LocalReply::timeout()),
+            () = late => Err(LocalReply::timeout()),
+            () = meter.stalled(self.body_idle) => Err(LocalReply::stalled()),
         }
     }
 
