@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use e2e::until;
 use futures_util::{Stream, StreamExt, stream};
 use http::uri::PathAndQuery;
 use hyper::{body::Incoming, client::conn::http2};
@@ -179,17 +180,20 @@ fn tonics_calls_and_streams_pass_with_their_trailers_and_are_counted() -> Result
         assert_eq!(texts, ["v1: plums 1", "v1: plums 2", "v1: plums 3"]);
         talk(&mut grpc).await
     })?;
-    for (code, requests, responses) in [("0", 1 + 1 + 1 + 5, 1 + 1 + 3 + 5), ("8", 1, 0)] {
-        let status = format!("grpc_response_status=\"{code}\"");
-        let labels = ["request_protocol=\"grpc\"", "reporter=\"waypoint\"", &*status];
-        e2e::until("each message is counted", || {
+    // By v1: two calls, of which one is refused without a message, three for one, and five for five.
+    for (workload, calls, messages) in [("v1", 4, (1 + 1 + 1 + 5, 1 + 3 + 5)), ("v2", 1, (1, 1))] {
+        let workload = format!("destination_workload=\"product-{workload}\"");
+        let labels = ["reporter=\"waypoint\"", &*workload];
+        until("each message is counted", || {
             let sent = shop.metric("istio_request_messages_total", &labels).ok();
             let received = shop.metric("istio_response_messages_total", &labels).ok();
-            (sent, received) == (Some(requests), Some(responses))
+            sent.zip(received) == Some(messages)
         });
+        let labels = [&*workload, "request_protocol=\"grpc\""];
+        assert_eq!(shop.metric("istio_requests_total", &labels)?, calls);
     }
-    let labels = ["grpc_response_status=\"0\"", "destination_workload=\"product-v2\""];
-    assert_eq!(shop.metric("istio_requests_total", &labels)?, 1);
+    let refused = ["grpc_response_status=\"8\"", "response_code=\"200\""];
+    assert_eq!(shop.metric("istio_requests_total", &refused)?, 1);
     Ok(())
 }
 
@@ -253,7 +257,7 @@ fn tonics_deadlines_shorten_the_rules_timeout_and_never_lengthen_it() -> Result<
         Ok::<_, anyhow::Error>(())
     })?;
     let labels = ["grpc_response_status=\"4\"", "response_flags=\"UT\""];
-    e2e::until("both are counted", || {
+    until("both are counted", || {
         shop.metric("istio_requests_total", &labels).is_ok_and(|counted| counted == 2)
     });
     Ok(())
