@@ -69,10 +69,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let baggage = baggage(&config);
     let own =
         Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage.clone() };
-    let limits =
-        PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
-    let pool = Pool::new(limits, background.clone());
-    let upstream = Upstream::new(own, pool, background.clone());
+    let upstream = Upstream::new(own, pool(&config, &background), background.clone());
     let exchange = Exchange {
         mesh: mesh.clone(),
         upstream: upstream.clone(),
@@ -111,11 +108,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     start(&config, (entrance, operators), &lease, (&connections, &background)).await?;
     ready.store(true, Ordering::Relaxed);
     tracing::info!(listen = %config.listen.hbone, "ready");
-    let mut stop = Stop::listen()?;
-    tokio::select! {
-        () = stop.told() => {}
-        () = quit.notified() => {}
-    }
+    told_to_stop(&quit).await?;
     tracing::info!("stopping");
     ready.store(false, Ordering::Relaxed);
     telemetry.begin_drain();
@@ -124,6 +117,22 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     background.stop(Duration::ZERO).await;
     tracing::info!(finished, "stopped");
     Ok(())
+}
+
+/// Waits for a signal, or for an operator.
+async fn told_to_stop(quit: &Notify) -> anyhow::Result<()> {
+    let mut stop = Stop::listen()?;
+    tokio::select! {
+        () = stop.told() => {}
+        () = quit.notified() => {}
+    }
+    Ok(())
+}
+
+fn pool(config: &Config, background: &Drain) -> Pool {
+    let limits = &config.limits;
+    let limits = PoolLimits { connections: limits.max_tunnels, idle: limits.tunnel_idle };
+    Pool::new(limits, background.clone())
 }
 
 fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity, Keeper)> {

@@ -186,22 +186,22 @@ impl Exchange {
         request: Request<RequestBody>,
         mut expiry: Option<Expiry>,
     ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
-        let meter = request.body().meter().clone();
+        let mut idle = self.idle(request.body().meter());
         let sent = self.upstream.send(to, version, request);
-        let late = async {
-            match &mut expiry {
-                Some(expiry) => expiry.await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
             answer = sent => {
                 let answer = answer.map_err(|failure| LocalReply::failed(&failure))?;
                 Ok((answer, expiry))
             }
-            () = late => Err(LocalReply::timeout()),
-            () = meter.stalled(self.body_idle) => Err(LocalReply::stalled()),
+            () = over(&mut expiry) => Err(LocalReply::timeout()),
+            () = over(&mut idle) => Err(LocalReply::stalled()),
         }
+    }
+
+    /// Over when the client does not go on with its request.
+    fn idle(&self, body: &Arc<Meter>) -> Option<Expiry> {
+        let (body, patience) = (body.clone(), self.body_idle);
+        (!body.has_ended()).then(|| Box::pin(async move { body.stalled(patience).await }) as Expiry)
     }
 
     /// Sends copies to the rule's mirrors.
@@ -244,6 +244,14 @@ impl Port {
             tls: Vec::new(),
             tcp: vec![TcpRule::default_route(backend)],
         }
+    }
+}
+
+/// Waits for what there may be to wait for.
+async fn over(expiry: &mut Option<Expiry>) {
+    match expiry {
+        Some(expiry) => expiry.await,
+        None => pending().await,
     }
 }
 

@@ -133,6 +133,7 @@ struct Visit {
 }
 
 /// Says back what it hears. After `late` it pauses, after `bye` it closes by itself.
+#[expect(clippy::result_large_err, reason = "a refused handshake of tungstenite's is that large")]
 fn echo(stream: TcpStream) -> Result<Visit> {
     let mut headers = Vec::new();
     let note = |request: &Request, mut response: Response| {

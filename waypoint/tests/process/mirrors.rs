@@ -6,7 +6,7 @@ use http::Request;
 
 use crate::{
     lab::{CART, Lab},
-    pod::{MUTE, Pod},
+    pod::{MUTE, Pod, until},
     rules,
 };
 
@@ -41,7 +41,7 @@ async fn mirrors_get_copies_and_hold_nobody_up() {
     let began = clock::now();
     assert_eq!(lab.client().send((CART, 80), Request::post("/mute"), "x").await.status, 200);
     assert!(began.elapsed() < Duration::from_secs(2), "it waited for its mirror");
-    assert_eq!(shadows[1].seen().len(), 1, "the mirror was asked");
+    until("the mirror is asked", || shadows[1].seen().len() == 1).await;
     shadows[0].stop();
     assert_eq!(lab.client().send((CART, 80), Request::post("/"), "x").await.status, 200);
     assert_eq!(lab.log().matches("cart-shadow").count(), 0, "copies have no lines");
