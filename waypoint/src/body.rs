@@ -244,6 +244,13 @@ impl Body for RequestBody {
 mod tests {
     use super::*;
 
+    async fn drip(meter: &Meter, pause: Duration) {
+        for _ in 0..20 {
+            tokio::time::sleep(pause).await;
+            meter.pass(b"a");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_comes_slowly_has_not_stalled_and_what_nobody_asks_for_neither() {
         let second = Duration::from_secs(1);
@@ -255,13 +262,7 @@ mod tests {
         assert!(waits(&meter).await, "its endpoint has not asked for more");
         meter.awaited.store(true, Ordering::Relaxed);
         assert!(!waits(&meter).await, "nothing came");
-        let slowly = async {
-            for _ in 0..20 {
-                tokio::time::sleep(second / 2).await;
-                meter.pass(b"a");
-            }
-        };
-        let (waited, ()) = tokio::join!(waits(&meter), slowly);
+        let (waited, ()) = tokio::join!(waits(&meter), drip(&meter, second / 2));
         assert!(waited, "something came each second");
         meter.end();
         assert!(waits(&meter).await, "it has ended");

@@ -9,7 +9,7 @@ use culvert_agent::clock;
 use http::Request;
 
 use crate::{
-    client::Answer,
+    client::{Answer, Client},
     lab::{CART, Lab},
 };
 
@@ -265,6 +265,11 @@ async fn connections_go_by_weights_and_names() {
     lab.line(&["two.cart", "|84|tcp/v2|"]).await;
 }
 
+/// Asks until this pod answers.
+async fn reaches(client: &Client<'_>, pod: &str) {
+    while client.get((CART, 80), "/").await.header("x-pod") != Some(pod) {}
+}
+
 #[tokio::test]
 async fn a_change_of_the_rules_loses_no_request() {
     // Everything that a rule does tells its generation: the way there, the request, and the answer.
@@ -290,8 +295,7 @@ async fn a_change_of_the_rules_loses_no_request() {
     let changing = async {
         for pod in [2, 1, 2, 1, 2, 1, 2] {
             lab.write("rules.yaml", &http(&rules(pod)));
-            let name = format!("cart-{pod}");
-            while client.get((CART, 80), "/").await.header("x-pod") != Some(&*name) {}
+            reaches(&client, &format!("cart-{pod}")).await;
         }
         done.store(true, Ordering::Relaxed);
     };
