@@ -49,10 +49,8 @@ impl Waypoint {
         number: usize,
         (vip, serves): (&str, &str),
     ) -> Result<Self> {
-        let labels = [
-            ("gateway.networking.k8s.io/gateway-name", name),
-            ("istio.io/dataplane-mode", "none"),
-        ];
+        let labels =
+            [("gateway.networking.k8s.io/gateway-name", name), ("istio.io/dataplane-mode", "none")];
         let spec = PodSpec { name, namespace: "shop", account: name, labels: &labels };
         let pod = lab.pod(number, &spec)?;
         let folder = lab.manifests();

@@ -118,6 +118,23 @@ mod tests {
 ";
 
     #[test]
+    fn a_gateway_that_asks_for_a_proxy_in_front_is_reported() {
+        for (binding, reported) in [("NONE", true), ("PROXY/15088", true), ("''", false)] {
+            let annotation = format!("ambient.istio.io/waypoint-inbound-binding: {binding}");
+            let asking =
+                format!("{{name: waypoint, namespace: shop, annotations: {{{annotation}}}}}");
+            let text = MESH.replacen("{name: waypoint, namespace: shop}", &asking, 1);
+            let mut folder = Folder::default();
+            folder.update(BTreeMap::from([("m.yaml".into(), Ok(text))]));
+            let snapshot = compile(&folder, &Settings::default());
+            let texts = snapshot.problems().iter().map(|problem| problem.text.as_str());
+            let found =
+                texts.filter(|text| text.contains("waypoint-inbound-binding is not obeyed"));
+            assert_eq!(found.count(), usize::from(reported), "{binding}");
+        }
+    }
+
+    #[test]
     fn only_what_is_attached_is_served() {
         let mut folder = Folder::default();
         folder.update(BTreeMap::from([("m.yaml".into(), Ok(MESH.into()))]));
@@ -126,8 +143,13 @@ mod tests {
             |host: &str, address: [u8; 4]| Gateway { host: host.into(), address: address.into() };
         let services = own("waypoint.shop.svc.cluster.local", [10, 0, 0, 8]);
         let pods = own("pods.shop.svc.cluster.local", [10, 0, 0, 9]);
+        let next = own("next.shop.svc.cluster.local", [10, 0, 0, 7]);
         for (gateway, dialled, served) in [
             (&services, "10.96.0.1:80", true),
+            // A second waypoint has a share of it.
+            (&services, "10.96.0.3:80", true),
+            (&next, "10.96.0.3:80", true),
+            (&next, "10.96.0.1:80", false),
             // No such port.
             (&services, "10.96.0.1:81", false),
             // It opted out.

@@ -10,6 +10,7 @@ mod http;
 mod lab;
 mod opaque;
 mod pod;
+mod policy;
 mod rules;
 mod stop;
 mod tunnel;

@@ -29,6 +29,8 @@ const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
 const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
 /// What a Gateway is a waypoint for: `service` unless given, `workload`, `all` or `none`.
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// How a proxy in front would hand connections to the waypoint, an annotation of Gateways.
+const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
 /// Whose Gateway a pod, or a service, is part of: it has no waypoint of its own.
 const PART_OF_GATEWAY: [&str; 2] =
     ["gateway.networking.k8s.io/gateway-name", "gateway.istio.io/managed"];
@@ -56,6 +58,7 @@ struct Gateway {
     destination: WaypointDestination,
     port: u16,
     serves: String,
+    annotations: Labels,
     admits: Admits,
 }
 
@@ -101,6 +104,13 @@ impl Facts {
                 Object::Gateway(gateway) => {
                     let metadata = &gateway.metadata;
                     let name = (metadata.namespace.clone(), metadata.name.clone());
+                    if metadata.annotations.get(BINDING).is_some_and(|binding| !binding.is_empty())
+                    {
+                        let text = format!(
+                            "{BINDING} is not obeyed: waypoints are reached by tunnels on their own port, and take nothing else"
+                        );
+                        facts.problems.push(Problem { origin: found.origin.clone(), text });
+                    }
                     let gateway = facts.gateway(gateway);
                     facts.gateways.insert(name, gateway);
                 }
@@ -149,6 +159,7 @@ impl Facts {
             },
             port: listener.map_or(culvert_ebpf::abi::HBONE_PORT, |listener| listener.port),
             serves: metadata.labels.get(WAYPOINT_FOR).cloned().unwrap_or_default(),
+            annotations: metadata.annotations.clone(),
             admits: listener.map_or(Admits::None, |listener| {
                 let allowed = &listener.allowed_routes.namespaces;
                 match allowed.from.as_str() {
@@ -169,8 +180,7 @@ impl Facts {
     /// Whether pods of the namespace are enrolled that do not say otherwise.
     pub(super) fn is_enrolled(&self, namespace: &str, labels: &Labels) -> bool {
         let mode = |labels: &Labels| labels.get(MODE).map(|mode| mode == "ambient");
-        let of_namespace =
-            || self.labels(namespace).map(|labels| mode(labels) == Some(true));
+        let of_namespace = || self.labels(namespace).map(|labels| mode(labels) == Some(true));
         let opted_out = labels.get(MODE).is_some_and(|mode| mode == "none");
         !opted_out && (mode(labels) == Some(true) || of_namespace().unwrap_or(self.partial))
     }
@@ -189,6 +199,16 @@ impl Facts {
         let own = labels.get(NETWORK);
         let of_namespace = || self.labels(namespace)?.get(NETWORK);
         own.or_else(of_namespace).map_or("", String::as_str).into()
+    }
+
+    pub(super) fn annotation_of_gateway(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &str,
+    ) -> Option<&str> {
+        let gateway = self.gateways.get(&(namespace.to_owned(), name.to_owned()))?;
+        gateway.annotations.get(key).map(String::as_str)
     }
 
     /// The waypoint of an object. One that is asked for and not there is none, as in Istio, and the text

@@ -316,7 +316,8 @@ fn a_second_waypoint_takes_its_share_of_a_services_connections() {
             "{{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {{name: {name}, namespace: shop, labels: {{istio.io/waypoint-for: {serves}}}}}}}\n---\n"
         )
     };
-    let gateways = gateway("old", "service") + &gateway("new", "all") + &gateway("pods", "workload");
+    let gateways =
+        gateway("old", "service") + &gateway("new", "all") + &gateway("pods", "workload");
     let shares = |namespace: &str, service: &str| {
         let snapshot = snapshot(&format!(
             "{gateways}{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, {namespace}}}}}\n---\n\
@@ -344,7 +345,11 @@ fn a_second_waypoint_takes_its_share_of_a_services_connections() {
         ("labels: {}", &canary("new", "5"), both(95)),
         ("labels: {}", &canary("new", "100"), both(0)),
         (&canary("new", "30"), "", both(70)),
-        (&canary("new", "30"), "annotations: {istio.io/use-waypoint-canary-weight: '42'}", both(58)),
+        (
+            &canary("new", "30"),
+            "annotations: {istio.io/use-waypoint-canary-weight: '42'}",
+            both(58),
+        ),
         (&canary("new", "30"), "labels: {istio.io/use-waypoint-canary: none}", vec![]),
     ] {
         assert_eq!(shares(namespace, service), (expected, String::new()), "{namespace} {service}");
@@ -358,7 +363,9 @@ fn a_second_waypoint_takes_its_share_of_a_services_connections() {
         ("pods", "5", "which is not for services"),
         ("old", "5", "which is that of istio.io/use-waypoint too"),
     ] {
-        for (namespace, service) in [("labels: {}", &*canary(name, weight)), (&canary(name, weight), "")] {
+        for (namespace, service) in
+            [("labels: {}", &*canary(name, weight)), (&canary(name, weight), "")]
+        {
             let (shares, problems) = shares(namespace, service);
             assert!(shares.is_empty() && problems.contains(hint), "{problems}");
             assert!(!problems.contains("; "), "{problems}");

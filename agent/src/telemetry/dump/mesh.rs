@@ -122,9 +122,7 @@ fn waypoint(snapshot: &Snapshot, waypoint: Option<&Waypoint>) -> Option<Value> {
 }
 
 fn shares(snapshot: &Snapshot, service: &Service) -> Vec<Value> {
-    let share = |(to, weight): &(Waypoint, u32)| {
-        json!({ "destination": waypoint(snapshot, Some(to)), "weight": weight })
-    };
+    let share = |(to, weight): &(Waypoint, u32)| json!({ "destination": waypoint(snapshot, Some(to)), "weight": weight });
     service.waypoint_shares.iter().map(share).collect()
 }
 
