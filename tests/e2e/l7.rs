@@ -236,7 +236,7 @@ fn a_canary_waypoint_takes_its_share_of_connections() -> Result<()> {
         waypoint.log().lines().filter(|line| line.contains("/counted")).count()
     };
     let mut before = (passed(&shop.waypoint), passed(&canary));
-    for (weight, shares) in [("0", 0..=0), ("50", 8..=32), ("100", 40..=40), ("120", 0..=0)] {
+    for (weight, shares) in [(0, 0..=0), (50, 8..=32), (100, 40..=40), (120, 0..=0)] {
         shop.lab.apply(
             "service-product.yaml",
             &format!(
@@ -253,8 +253,8 @@ fn a_canary_waypoint_takes_its_share_of_connections() -> Result<()> {
                 let shares = product.unwrap_or_default()["weightedWaypoints"].clone();
                 match weight {
                     // More than all of them is no share.
-                    "120" => shares == serde_json::json!([]),
-                    weight => shares[1]["weight"].to_string() == weight,
+                    120 => shares == serde_json::json!([]),
+                    weight => shares[1]["weight"] == weight,
                 }
             };
             shop.agents[0].dump().is_ok_and(|dump| known(&dump))

@@ -394,7 +394,7 @@ mod tests {
         let origin = Origin { file: "m.yaml".into(), line: 1 };
         let mut problems = Vec::new();
         let policy = policy(&object, &origin, "istio-system", &mut problems);
-        (policy.unwrap(), problems)
+        (policy.0, problems)
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     discovery::{Locality, Waypoint, WaypointDestination},
-    origin::Problem,
+    origin::{Origin, Problem},
 };
 
 /// Istio's label that enrols pods, and those of a namespace.
@@ -104,13 +104,7 @@ impl Facts {
                 Object::Gateway(gateway) => {
                     let metadata = &gateway.metadata;
                     let name = (metadata.namespace.clone(), metadata.name.clone());
-                    if metadata.annotations.get(BINDING).is_some_and(|binding| !binding.is_empty())
-                    {
-                        let text = format!(
-                            "{BINDING} is not obeyed: waypoints are reached by tunnels on their own port, and take nothing else"
-                        );
-                        facts.problems.push(Problem { origin: found.origin.clone(), text });
-                    }
+                    facts.problems.extend(binding(metadata, &found.origin));
                     let gateway = facts.gateway(gateway);
                     facts.gateways.insert(name, gateway);
                 }
@@ -335,6 +329,16 @@ impl Gateway {
             _ => kind == Kind::Service,
         }
     }
+}
+
+/// That a Gateway asks for a proxy in front of its waypoint.
+fn binding(gateway: &objects::Metadata, origin: &Origin) -> Option<Problem> {
+    gateway.annotations.get(BINDING).filter(|binding| !binding.is_empty()).map(|_| Problem {
+        origin: origin.clone(),
+        text: format!(
+            "{BINDING} is not obeyed: waypoints are reached by tunnels on their own port, and take nothing else"
+        ),
+    })
 }
 
 /// The Gateway that labels name by these two: its name and namespace.
