@@ -12,6 +12,7 @@ mod mirrors;
 mod opaque;
 mod outside;
 mod pod;
+mod policy;
 mod rules;
 mod stop;
 mod timeouts;

@@ -30,7 +30,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     sync::mpsc,
 };
@@ -105,6 +105,21 @@ impl Pod {
         let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
         let agent = Agent { name, seen, heard, work, drain: pod.drain.clone() };
         pod.drain.spawn(accept(listener, credentials, agent));
+        pod
+    }
+
+    /// An application outside the mesh: on port 8080 it speaks HTTP in the clear.
+    pub(crate) async fn start_outside(lab: &Lab, host: u8) -> Self {
+        let at = SocketAddr::new(lab.address(host), 8080);
+        let listener = TcpListener::bind(at).await.expect("a listener");
+        let pod = Self { seen: Arc::default(), heard: Arc::default(), drain: Drain::default() };
+        let (seen, heard, drain) = (pod.seen.clone(), pod.heard.clone(), pod.drain.clone());
+        let agent = Agent { name: format!("cart-{host}"), seen, heard, drain };
+        pod.drain.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                agent.drain.clone().spawn(agent.clone().http(stream, false));
+            }
+        });
         pod
     }
 
@@ -236,7 +251,11 @@ impl Agent {
         }
     }
 
-    async fn http(self, stream: TunnelStream, second: bool) {
+    async fn http(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        second: bool,
+    ) {
         let (io, owner) = (TokioIo::new(stream), self.drain.clone());
         let service = service_fn(move |request| {
             let agent = self.clone();
