@@ -54,6 +54,7 @@ pub(crate) struct Heard {
 /// Who connects to this port hears nothing for as long as it waits.
 pub(crate) const MUTE: u16 = 8085;
 
+#[derive(Default)]
 pub(crate) struct Pod {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
@@ -95,13 +96,11 @@ impl Pod {
     }
 
     pub(crate) async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
-        let (seen, heard, work) = (Arc::default(), Arc::default(), Arc::default());
-        let drain = Drain::default();
         let name = format!("cart-{host}");
         let at = SocketAddr::new(lab.address(host), 15008);
         let listener = TcpListener::bind(at).await.expect("a listener");
         let credentials = lab.credentials(identity);
-        let pod = Self { seen, heard, work, drain };
+        let pod = Self::default();
         let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
         let agent = Agent { name, seen, heard, work, drain: pod.drain.clone() };
         pod.drain.spawn(accept(listener, credentials, agent));
@@ -112,9 +111,10 @@ impl Pod {
     pub(crate) async fn start_outside(lab: &Lab, host: u8) -> Self {
         let at = SocketAddr::new(lab.address(host), 8080);
         let listener = TcpListener::bind(at).await.expect("a listener");
-        let pod = Self { seen: Arc::default(), heard: Arc::default(), drain: Drain::default() };
-        let (seen, heard, drain) = (pod.seen.clone(), pod.heard.clone(), pod.drain.clone());
-        let agent = Agent { name: format!("cart-{host}"), seen, heard, drain };
+        let pod = Self::default();
+        let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
+        let drain = pod.drain.clone();
+        let agent = Agent { name: format!("cart-{host}"), seen, heard, work, drain };
         pod.drain.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 agent.drain.clone().spawn(agent.clone().http(stream, false));
