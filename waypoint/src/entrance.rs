@@ -129,7 +129,7 @@ impl Entrance {
         loop {
             let mesh = meshes.borrow_and_update().clone();
             let now = clock::now();
-            let error = match target(&mesh.snapshot, &self.gateway, (dialled, false)) {
+            let error = match target(&mesh, &self.gateway, (dialled, false)) {
                 Ok(found) => {
                     self.lately.note(dialled, now);
                     return Ok((mesh, found));
@@ -137,7 +137,7 @@ impl Entrance {
                 Err(error) => error,
             };
             if self.lately.has(dialled, now)
-                && let Ok(found) = target(&mesh.snapshot, &self.gateway, (dialled, true))
+                && let Ok(found) = target(&mesh, &self.gateway, (dialled, true))
             {
                 return Ok((mesh, found));
             }
