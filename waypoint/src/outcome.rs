@@ -57,6 +57,11 @@ impl Flag {
         Self::StreamIdleTimeout,
     ];
 
+    /// The flag with this abbreviation.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|flag| flag.as_str() == word)
+    }
+
     /// Envoy's abbreviation.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -243,15 +248,19 @@ impl LocalReply {
 
     /// A DestinationRule asks for what is not built.
     pub fn unmet(field: &'static str) -> Self {
+        Self::not_called(&format!("trafficPolicy.{field} of the DestinationRule is not built"))
+    }
+
+    /// Nobody is called, for this reason: it cannot be done as it must be.
+    pub fn not_called(why: &str) -> Self {
         let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionFailure);
-        let failure = format!("trafficPolicy.{field} of the DestinationRule is not built");
         let reply = Self::new(
             status,
             Some(flag),
             "unmet_traffic_policy",
             "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
         );
-        Self { transport_failure: Some(failure), ..reply }
+        Self { transport_failure: Some(why.to_owned()), ..reply }
     }
 
     /// It took too long.

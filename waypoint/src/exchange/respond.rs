@@ -19,7 +19,7 @@ use crate::{
     grpc,
     outcome::{Failure, Flag, LocalReply},
     record::Record,
-    routing::{Answer, Cause, GrpcStatus},
+    routing::{Answer, GrpcStatus},
     upstream::AnswerBody,
 };
 
@@ -104,16 +104,7 @@ pub(super) fn switch(
 pub(super) fn answered(answer: Answer, mut record: Record) -> Response<ResponseBody> {
     let Answer { status, grpc, headers, body, cause } = answer;
     record.details = Some(cause.details().into());
-    let flag = match cause {
-        Cause::RouteNotFound => Some(Flag::NoRoute),
-        Cause::ClusterNotFound(_) => Some(Flag::NoCluster),
-        Cause::FaultAbort => Some(Flag::FaultInjected),
-        Cause::NoDestination
-        | Cause::BadRewrite
-        | Cause::Direct
-        | Cause::Redirect
-        | Cause::Preflight => None,
-    };
+    let flag = cause.flag().and_then(Flag::named);
     flag.into_iter().for_each(|flag| record.flags.add(flag));
     let is_failure = flag.is_some() || status.is_server_error();
     if record.is_grpc && is_failure {
