@@ -3,16 +3,19 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
 
+mod analyze;
 mod client;
 mod explain;
 mod hostile;
 mod http;
 mod lab;
 mod mirrors;
+mod mission;
 mod opaque;
 mod outside;
 mod pod;
 mod policy;
+mod routes;
 mod rules;
 mod stop;
 mod timeouts;
