@@ -36,6 +36,19 @@ impl Waypoint {
     /// # Errors
     /// When it does not become ready; the error has the end of its log.
     pub fn start(lab: &Lab, number: usize, vip: &str, serves: &str) -> Result<Self> {
+        Self::start_with(lab, number, (vip, serves), "[access_log]\nformat = \"json\"\n")
+    }
+
+    /// The same, with more of a configuration.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_with(
+        lab: &Lab,
+        number: usize,
+        (vip, serves): (&str, &str),
+        extra: &str,
+    ) -> Result<Self> {
         let labels = [
             ("gateway.networking.k8s.io/gateway-name", "waypoint"),
             ("istio.io/dataplane-mode", "none"),
@@ -50,7 +63,7 @@ impl Waypoint {
             &config,
             format!(
                 "gateway = \"waypoint\"\nnamespace = \"shop\"\naddress = \"{}\"\n[manifests]\ndirectory = {:?}\n\
-                 [ca]\nfile = {:?}\n[access_log]\nformat = \"json\"\n",
+                 [ca]\nfile = {:?}\n{extra}",
                 pod.at(0).ip(),
                 lab.manifests(),
                 lab.ca(),
@@ -72,6 +85,11 @@ impl Waypoint {
         waypoint.wait_ready()?;
         lab.apply("gateway-waypoint.yaml", &declared(vip, serves))?;
         Ok(waypoint)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// All that it wrote.
