@@ -33,7 +33,7 @@ pub(crate) fn compile() -> Result<String> {
     for (services, with_rules, of) in
         [(0, 0, idle), (SERVICES, 0, plain), (SERVICES, ROUTED, routed)]
     {
-        let change = of.change.map_or("–".into(), |change| millis(change));
+        let change = of.change.map_or("–".into(), millis);
         text += &format!(
             "| {services} | {with_rules} | {:.2} | {:.1} | {change} |\n",
             of.ready.as_secs_f64(),

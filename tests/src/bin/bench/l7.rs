@@ -120,17 +120,12 @@ fn requests(arguments: &Arguments) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     samples.extend(memory(&mesh, "after a hundred requests of each kind")?);
     for round in 1..=*rounds {
-        for rate in [0.0, *rate] {
-            for turn in turns(*secs, rate).filter(|turn| turn.name().contains(only)) {
-                for plane in &mesh.planes {
-                    eprintln!(
-                        "turn {round} of {rounds} · {} · {rate} a second · {}",
-                        turn.name(),
-                        plane.name
-                    );
-                    samples.extend(measure(&mesh, plane, &turn)?);
-                }
-            }
+        let kinds = [0.0, *rate].into_iter().flat_map(|rate| turns(*secs, rate));
+        let wanted = kinds.filter(|turn| turn.name().contains(only));
+        for (turn, plane) in wanted.flat_map(|turn| mesh.planes.iter().map(move |p| (turn, p))) {
+            let (work, rate) = (turn.name(), turn.rate);
+            eprintln!("turn {round} of {rounds} · {work} · {rate} a second · {}", plane.name);
+            samples.extend(measure(&mesh, plane, &turn)?);
         }
     }
     samples.extend(memory(&mesh, "after all of them")?);

@@ -241,16 +241,7 @@ impl Worker {
             Self::One { stream, asked, buffer } => {
                 stream.write_all(asked).await?;
                 stream.flush().await?;
-                let head = loop {
-                    if let Some(head) = http1::head(buffer).map_err(anyhow::Error::msg)?
-                        && buffer.len() >= head.head + head.body
-                    {
-                        break head;
-                    }
-                    ensure!(stream.read_buf(buffer).await? > 0, "the connection ended");
-                };
-                buffer.advance(head.head + head.body);
-                ensure!(buffer.is_empty(), "bytes behind the answer");
+                let head = whole(stream, buffer).await?;
                 (head.status, head.version, head.body)
             }
             Self::Two { sender, asked } => {
@@ -271,6 +262,19 @@ impl Worker {
             return Ok(());
         }
         bail!("status {status} with {length} bytes of {version} instead of 200 of {expect:?}")
+    }
+}
+
+/// Reads a whole answer, with its body.
+async fn whole(stream: &mut TunnelStream, buffer: &mut BytesMut) -> Result<http1::Head> {
+    loop {
+        let head = http1::head(buffer).map_err(anyhow::Error::msg)?;
+        if let Some(head) = head.filter(|head| buffer.len() >= head.head + head.body) {
+            buffer.advance(head.head + head.body);
+            ensure!(buffer.is_empty(), "bytes behind the answer");
+            return Ok(head);
+        }
+        ensure!(stream.read_buf(buffer).await? > 0, "the connection ended");
     }
 }
 

@@ -113,14 +113,14 @@ impl Mesh {
 
     /// Until each plane answers each kind of request rightly.
     fn wait(&self) -> Result<()> {
-        for plane in &self.planes {
-            for turn in super::turns(0.01, 0.0) {
-                let start = Instant::now();
-                while let Err(error) = self.load(plane, &turn).and_then(Load::run) {
-                    let asked = format!("{}, {} rules", turn.http.name(), turn.service.rules);
-                    ensure!(start.elapsed() < PATIENCE, "{}: {asked}: {error:#}", plane.name);
-                    thread::sleep(Duration::from_millis(200));
-                }
+        let kinds = || super::turns(0.01, 0.0);
+        let all = self.planes.iter().flat_map(|plane| kinds().map(move |turn| (plane, turn)));
+        for (plane, turn) in all {
+            let start = Instant::now();
+            while let Err(error) = self.load(plane, &turn).and_then(Load::run) {
+                let (name, asked) = (plane.name, turn.name());
+                ensure!(start.elapsed() < PATIENCE, "{name}: {asked}: {error:#}");
+                thread::sleep(Duration::from_millis(200));
             }
         }
         Ok(())

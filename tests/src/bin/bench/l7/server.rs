@@ -48,14 +48,15 @@ async fn serve(arguments: &Arguments) -> Result<()> {
         stream.set_nodelay(true)?;
         let (credentials, version, owner) = (credentials.clone(), version.clone(), drain.clone());
         drain.spawn(async move {
-            let on_connect = |incoming| {
-                let version = version.clone();
-                // A connection that breaks is the waypoint's affair.
-                owner.spawn(async move { drop(answer(incoming, &version).await) });
-            };
+            // A connection that breaks is the waypoint's affair.
+            let on_connect = |incoming| owner.spawn(answered(incoming, version.clone()));
             drop(Box::pin(server::serve(stream, &credentials, &owner, on_connect)).await);
         });
     }
+}
+
+async fn answered(incoming: Incoming, version: Arc<str>) {
+    drop(answer(incoming, &version).await);
 }
 
 async fn answer(incoming: Incoming, version: &str) -> Result<()> {

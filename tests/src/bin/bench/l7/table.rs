@@ -69,39 +69,38 @@ pub(super) fn table(samples: &[Sample], rate: f64) -> String {
     let mut text = format!(
         "| requests | measure | {PEER} | {OWN} | {OWN} ÷ {PEER} | goal |\n|---|---|---:|---:|---:|---|\n"
     );
-    let mut works: Vec<&str> = samples.iter().map(|sample| sample.work.as_str()).collect();
-    works.dedup();
-    let (mut seen, mut goals, mut short, mut behind) = (Vec::new(), 0, Vec::new(), Vec::new());
-    for work in works {
-        if seen.contains(&work) {
-            continue;
+    let mut works: Vec<&str> = Vec::new();
+    for sample in samples {
+        if !works.contains(&sample.work.as_str()) {
+            works.push(&sample.work);
         }
-        seen.push(work);
-        for row in Row::ALL {
-            let of = |plane| median(samples, (plane, work, row));
-            let (Some(peer), Some(own)) = (of(PEER), of(OWN)) else { continue };
-            let (quotient, name) = (own / peer, row.name(rate));
-            if if row == Row::Rate { quotient < 1.0 } else { quotient > 1.0 } {
-                behind.push(format!("{work}: {name} (×{quotient:.2})"));
-            }
-            let mut goal = String::new();
-            if row.has_goal() {
-                goals += 1;
-                let verdict = if quotient <= GOAL { "reached" } else { "**short**" };
-                goal = format!("≤ {GOAL} × {PEER}: {quotient:.2}, {verdict}");
-                if quotient > GOAL {
-                    short.push(format!("{work}: {name}: {goal}"));
-                }
-            }
-            let (peer, own) = (cell(Some(peer)), cell(Some(own)));
-            let _ =
-                writeln!(text, "| {work} | {name} | {peer} | {own} | ×{quotient:.2} | {goal} |");
+    }
+    let (mut goals, mut short, mut behind) = (0, Vec::new(), Vec::new());
+    for (work, row) in works.iter().flat_map(|work| Row::ALL.map(|row| (*work, row))) {
+        let of = |plane| median(samples, (plane, work, row));
+        let (Some(peer), Some(own)) = (of(PEER), of(OWN)) else { continue };
+        let (quotient, name) = (own / peer, row.name(rate));
+        let is_worse = if row == Row::Rate { quotient < 1.0 } else { quotient > 1.0 };
+        if is_worse {
+            behind.push(format!("{work}: {name} (×{quotient:.2})"));
         }
+        let goal = if row.has_goal() { verdict(quotient) } else { String::new() };
+        goals += usize::from(row.has_goal());
+        if row.has_goal() && quotient > GOAL {
+            short.push(format!("{work}: {name}: {goal}"));
+        }
+        let (peer, own) = (cell(Some(peer)), cell(Some(own)));
+        let _ = writeln!(text, "| {work} | {name} | {peer} | {own} | ×{quotient:.2} | {goal} |");
     }
     text += "\nEvery answer was the one that the rules ask for.\n";
     text += &list(&format!("{OWN} is behind {PEER} in"), &behind);
     let reached = goals - short.len();
     text + &list(&format!("Goals reached: {reached} of {goals}; short of it"), &short)
+}
+
+fn verdict(quotient: f64) -> String {
+    let verdict = if quotient <= GOAL { "reached" } else { "**short**" };
+    format!("≤ {GOAL} × {PEER}: {quotient:.2}, {verdict}")
 }
 
 fn median(samples: &[Sample], (plane, work, row): (&str, &str, Row)) -> Option<f64> {
