@@ -8,6 +8,7 @@ mod respond;
 mod upgrade;
 
 use std::{
+    future::pending,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -52,6 +53,8 @@ pub struct Exchange {
     pub places: Arc<Semaphore>,
     /// How far paths are normalised.
     pub paths: Normalisation,
+    /// How long a body may stop before its request is given up, unless it was answered.
+    pub body_idle: Duration,
     /// Room for mirrors' copies.
     pub mirrors: Mirrors,
     /// Who owns what outlives a request: upgraded connections.
@@ -175,26 +178,30 @@ impl Exchange {
         Ok((to, backend))
     }
 
-    /// One attempt, within the time that there is.
+    /// One attempt, within the time that there is, as long as the client goes on with its request.
     async fn send(
         &self,
         to: &To,
         version: Version,
         request: Request<RequestBody>,
-        expiry: Option<Expiry>,
+        mut expiry: Option<Expiry>,
     ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
+        let mut idle = self.idle(request.body().meter());
         let sent = self.upstream.send(to, version, request);
-        let Some(mut expiry) = expiry else {
-            let answer = sent.await.map_err(|failure| LocalReply::failed(&failure))?;
-            return Ok((answer, None));
-        };
         tokio::select! {
             answer = sent => {
                 let answer = answer.map_err(|failure| LocalReply::failed(&failure))?;
-                Ok((answer, Some(expiry)))
+                Ok((answer, expiry))
             }
-            () = &mut expiry => Err(LocalReply::timeout()),
+            () = over(&mut expiry) => Err(LocalReply::timeout()),
+            () = over(&mut idle) => Err(LocalReply::stalled()),
         }
+    }
+
+    /// Over when the client does not go on with its request.
+    fn idle(&self, body: &Arc<Meter>) -> Option<Expiry> {
+        let (body, patience) = (body.clone(), self.body_idle);
+        (!body.has_ended()).then(|| Box::pin(async move { body.stalled(patience).await }) as Expiry)
     }
 
     /// Sends copies to the rule's mirrors.
@@ -237,6 +244,14 @@ impl Port {
             tls: Vec::new(),
             tcp: vec![TcpRule::default_route(backend)],
         }
+    }
+}
+
+/// Waits for what there may be to wait for.
+async fn over(expiry: &mut Option<Expiry>) {
+    match expiry {
+        Some(expiry) => expiry.await,
+        None => pending().await,
     }
 }
 
