@@ -18,6 +18,7 @@ use culvert_agent::{
         pool::{Pool, PoolKey, PoolLimits},
     },
     identity::Credentials,
+    workers::here,
 };
 use culvert_waypoint::listener::TunnelStream;
 use h2::client::SendRequest;
@@ -201,6 +202,7 @@ async fn tunnel(
         source,
         address: to,
         expected: vec![identity(WAYPOINT)?],
+        worker: here(),
     };
     let head = ConnectHead {
         authority: Authority::from(service),
