@@ -71,7 +71,7 @@ impl Waypoint {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.pid()
     }
 
     /// All that it wrote.
