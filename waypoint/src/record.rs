@@ -259,14 +259,14 @@ impl Record {
 
     fn count(&self, duration: Duration) {
         let Session { source, peer, service, .. } = &*self.session;
-        let parties = labels::parties(&Parties {
-            source: source.as_deref(),
-            peer: Some(peer),
-            service: service.as_deref(),
-            destination: self.destination.as_deref(),
-        });
-        let parties = Arc::from(parties);
+        let parties = Parties {
+            source: source.clone(),
+            peer: Some(peer.clone()),
+            service: service.clone(),
+            destination: self.destination.clone(),
+        };
         let mut book = lock(&self.telemetry.book);
+        let parties = book.labels(&parties);
         let (received, sent) = (self.received.bytes(), self.sent.bytes());
         let Some(asked) = &self.asked else {
             let kind = Kind::Connection { flags: self.flags };
@@ -304,7 +304,7 @@ impl Record {
             path: asked.and_then(|asked| Some(asked.uri.path_and_query()?.as_str())),
             protocol: asked.map(|asked| protocol(asked.version)),
             code: self.code,
-            flags: self.flags.to_string(),
+            flags: self.flags,
             details: self.details.as_deref(),
             transport_failure: self.transport_failure.as_deref(),
             received: self.received.bytes(),
@@ -315,11 +315,10 @@ impl Record {
             user_agent: asked.and_then(|asked| text(&asked.user_agent)),
             request_id: asked.and_then(|asked| text(&asked.request_id)),
             authority: asked.and_then(|asked| text(&asked.authority)),
-            upstream_host: self.endpoint.map(|at| at.to_string()),
+            upstream_host: self.endpoint,
             upstream_cluster: self.backend.as_ref().map(cluster),
-            upstream_local: None,
-            downstream_local: Some(session.dialled.to_string()),
-            downstream_remote: Some(session.client.to_string()),
+            downstream_local: session.dialled,
+            downstream_remote: session.client,
             server_name: session.server_name.as_deref(),
             route: self.route.as_deref(),
         }

@@ -62,10 +62,16 @@ impl Asked {
         }
         let target = match &onward.target {
             Some(target) => target.clone(),
-            None => self.place.target().ok_or_else(|| LocalReply::bad_request("invalid_path"))?,
+            None => self.target().ok_or_else(|| LocalReply::bad_request("invalid_path"))?,
         };
         self.head.uri = target.into();
         Ok(())
+    }
+
+    /// What it asks for, where no rule changes it.
+    fn target(&self) -> Option<PathAndQuery> {
+        let said = self.head.uri.path_and_query();
+        said.filter(|said| said.path() == self.place.path).cloned().or_else(|| self.place.target())
     }
 
     /// A copy for a mirror; `None` when there can be none.

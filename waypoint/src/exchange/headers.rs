@@ -21,24 +21,30 @@ const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-servi
 /// That too many requests are open here.
 pub(super) const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 /// Headers of one connection only, beside those that `connection` names (RFC 9110 §7.6.1).
-const OF_CONNECTION: [HeaderName; 6] = [
+const OF_CONNECTION: [HeaderName; 7] = [
     CONNECTION,
     TRANSFER_ENCODING,
     UPGRADE,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
 ];
-const PROXY_CONNECTION: &str = "proxy-connection";
 
 /// Who the client is, as a proxy found it.
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What only proxies say to each other: an application neither sees nor says it.
-const OF_PROXIES: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
+const OF_PROXIES: [HeaderName; 2] = [
+    HeaderName::from_static("x-envoy-peer-metadata"),
+    HeaderName::from_static("x-envoy-peer-metadata-id"),
+];
 /// What clients do not tell an endpoint: who they claim to be, and what proxies tell in their place.
-const NOT_OF_CLIENTS: [&str; 3] =
-    ["x-envoy-decorator-operation", "x-envoy-original-path", "x-envoy-expected-rq-timeout-ms"];
+const NOT_OF_CLIENTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    HeaderName::from_static("x-envoy-original-path"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+];
 
 /// What every request has before anything is decided about it. One that has no id gets the one that
 /// `random` makes. Who it is, no client tells itself.
@@ -152,7 +158,6 @@ fn forget_connection(headers: &mut HeaderMap) {
     for name in OF_CONNECTION {
         headers.remove(name);
     }
-    headers.remove(PROXY_CONNECTION);
 }
 
 /// HTTP/2 may cut cookies into several headers, HTTP/1.1 has one (RFC 9113 §8.2.3).

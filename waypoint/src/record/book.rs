@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::labels::{self, Kind};
+use super::labels::{self, Kind, Parties, Text, Texts};
 
 /// Upper ends of the buckets of every histogram (Envoy's), milliseconds or bytes.
 const BUCKETS: [f64; 19] = [
@@ -59,7 +59,7 @@ struct Histogram {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels {
-    parties: Arc<str>,
+    parties: Arc<Text>,
     kind: Kind,
 }
 
@@ -73,6 +73,7 @@ pub struct Book {
     others: BTreeMap<String, (Kind, Counts)>,
     turn: u64,
     evicted: u64,
+    texts: Texts,
 }
 
 impl Book {
@@ -86,11 +87,17 @@ impl Book {
             others: BTreeMap::new(),
             turn: 0,
             evicted: 0,
+            texts: Texts::default(),
         }
     }
 
+    /// The labels of these parties, to count under.
+    pub fn labels(&mut self, parties: &Parties) -> Arc<Text> {
+        self.texts.of(parties)
+    }
+
     /// A request has ended.
-    pub fn request(&mut self, parties: &Arc<str>, kind: Kind, request: &Request) {
+    pub fn request(&mut self, parties: &Arc<Text>, kind: Kind, request: &Request) {
         let counts = self.counts(parties, kind);
         counts.opened += 1;
         let values = [request.duration, request.received as f64, request.sent as f64];
@@ -100,14 +107,14 @@ impl Book {
     }
 
     /// A gRPC call has ended.
-    pub fn messages(&mut self, parties: &Arc<str>, (received, sent): (u64, u64)) {
+    pub fn messages(&mut self, parties: &Arc<Text>, (received, sent): (u64, u64)) {
         let counts = self.counts(parties, Kind::Messages);
         counts.received += received;
         counts.sent += sent;
     }
 
     /// A connection has ended.
-    pub fn connection(&mut self, parties: &Arc<str>, kind: Kind, (received, sent): (u64, u64)) {
+    pub fn connection(&mut self, parties: &Arc<Text>, kind: Kind, (received, sent): (u64, u64)) {
         let counts = self.counts(parties, kind);
         counts.opened += 1;
         counts.closed += 1;
@@ -120,7 +127,7 @@ impl Book {
     /// # Errors
     /// Never: text takes everything.
     pub fn write(&self, into: &mut String) -> fmt::Result {
-        let own = self.entries.iter().map(|(of, (counts, _))| (&*of.parties, &of.kind, counts));
+        let own = self.entries.iter().map(|(of, (counts, _))| (&**of.parties, &of.kind, counts));
         let together = self.others.values().map(|(kind, counts)| (OTHERS, kind, counts));
         let mut rows: Vec<Row<'_>> = Vec::new();
         for (parties, kind, counts) in own.chain(together) {
@@ -147,7 +154,7 @@ impl Book {
         self.used + others.sum::<usize>() + 1
     }
 
-    fn counts(&mut self, parties: &Arc<str>, kind: Kind) -> &mut Counts {
+    fn counts(&mut self, parties: &Arc<Text>, kind: Kind) -> &mut Counts {
         self.turn += 1;
         let labels = Labels { parties: parties.clone(), kind };
         if let Some((_, turn)) = self.entries.get_mut(&labels) {
@@ -297,7 +304,7 @@ mod tests {
     #[test]
     fn requests_are_counted_and_put_in_buckets() {
         let mut book = Book::new(LEAST_SERIES);
-        let parties = Arc::from("reporter=\"waypoint\"");
+        let parties = Arc::new(Text::from("reporter=\"waypoint\"".to_owned()));
         for duration in [0.4, 7.0, 4e6] {
             book.request(&parties, kind(200), &Request { duration, received: 10, sent: 100 });
         }
@@ -318,7 +325,7 @@ mod tests {
         let mut book = Book::new(LEAST_SERIES);
         let clients = 3 * LEAST_SERIES / REQUESTS;
         for number in 0..clients {
-            let parties = Arc::from(format!("source_workload=\"w{number}\""));
+            let parties = Arc::new(Text::from(format!("source_workload=\"w{number}\"")));
             book.request(&parties, kind(200 + (number % 3) as u16), &Request::default());
             book.messages(&parties, (1, 2));
             book.connection(&parties, Kind::Connection { flags: Flags::default() }, (3, 4));
