@@ -28,7 +28,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
 };
 
 use crate::{
@@ -40,6 +40,7 @@ use crate::{
     manifest as routes,
     mesh::Mesh,
     operators::Operators,
+    places::Places,
     record::{self, Telemetry},
     upstream::{Own, Upstream},
 };
@@ -89,7 +90,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         mesh: mesh.clone(),
         upstream: upstream.clone(),
         telemetry: telemetry.clone(),
-        places: Arc::new(Semaphore::new(config.limits.max_requests.min(Semaphore::MAX_PERMITS))),
+        places: Places::new(config.limits.max_requests),
         paths: config.path_normalization.into(),
         mirrors: Mirrors::default(),
         drain: connections.clone(),
@@ -103,7 +104,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         lease: lease.clone(),
         baggage: Arc::new(baggage),
         exchange: Arc::new(exchange),
-        places: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
+        places: Places::new(config.limits.max_connections),
         lately: Arc::default(),
         drain: connections.clone(),
     };

@@ -41,6 +41,16 @@ pub enum Error {
     },
 }
 
+impl Target {
+    /// The service's host name, or the workload's unique one.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Service(service) => &service.hostname,
+            Self::Workload(workload) => &workload.uid,
+        }
+    }
+}
+
 /// What a tunnel to `dialled` leads to. What was served a moment ago (`lately`) may have been detached
 /// before the client's agent knew.
 ///

@@ -50,7 +50,7 @@ pub(super) fn complete(headers: &mut HeaderMap, scheme: &str, random: u128) {
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
 }
 
-/// Takes out what ends here.
+/// Takes out what ends here, of headers or trailers: before anything is decided by them.
 pub(super) fn for_endpoint(headers: &mut HeaderMap) {
     let trailers = headers.get(TE).is_some_and(|value| has_word(value, "trailers"));
     forget_connection(headers);
@@ -82,12 +82,25 @@ pub(super) fn in_version(
     }
 }
 
-/// What a client is told beside what the endpoint says.
-pub(super) fn for_client(headers: &mut HeaderMap, service_time: Option<Duration>) {
-    forget_connection(headers);
+/// Takes out what proxies say to each other.
+pub(super) fn of_proxies(headers: &mut HeaderMap) {
     for name in OF_PROXIES {
         headers.remove(name);
     }
+}
+
+/// Whether the only coding of a message is `chunked`, said once, or there is none: others mean different
+/// things to different servers (RFC 9112 §6.1).
+pub(super) fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let (first, more) = (codings.next(), codings.next());
+    more.is_none() && first.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// What a client is told beside what the endpoint says.
+pub(super) fn for_client(headers: &mut HeaderMap, service_time: Option<Duration>) {
+    forget_connection(headers);
+    of_proxies(headers);
     headers.insert(SERVER, OWN_NAME);
     if let Some(time) = service_time {
         headers.insert(SERVICE_TIME, milliseconds(time));
@@ -212,6 +225,20 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["content-length", "te", "x-kept"]);
         assert_eq!(headers[TE], "trailers");
+    }
+
+    #[test]
+    fn one_coding_said_once_is_plain() {
+        let coding = "transfer-encoding";
+        for (headers, expected) in [
+            (&[][..], true),
+            (&[(coding, "Chunked")], true),
+            (&[(coding, "gzip, chunked")], false),
+            (&[(coding, "identity"), (coding, "chunked")], false),
+            (&[(coding, "chunked"), (coding, "chunked")], false),
+        ] {
+            assert_eq!(is_plainly_framed(&map(headers)), expected, "{headers:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
 
+mod bounds;
 mod client;
 mod explain;
 mod hostile;
@@ -13,3 +14,4 @@ mod pod;
 mod rules;
 mod stop;
 mod tunnel;
+mod websocket;

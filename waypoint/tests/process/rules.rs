@@ -12,7 +12,7 @@ use crate::{
 const SUBSETS: &str = "{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {name: cart, namespace: shop}, spec: {host: cart, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}, {name: v9, labels: {version: v9}}]}}\n";
 
 /// A VirtualService of cart with these rules for requests, and the subsets.
-fn http(rules: &str) -> String {
+pub(crate) fn http(rules: &str) -> String {
     format!(
         "{SUBSETS}---\n{{kind: VirtualService, apiVersion: networking.istio.io/v1beta1, metadata: {{name: cart, namespace: shop}}, spec: {{hosts: [cart], http: {rules}}}}}\n"
     )
