@@ -268,3 +268,99 @@ async fn a_timeout_begins_with_the_last_byte_that_can_come() {
     timeout(Duration::from_secs(5), answered).await.expect("the timeout does not begin");
     lab.line(&["POST /sleep/20000", "504 UT"]).await;
 }
+
+#[tokio::test]
+async fn errors_that_make_us_reset_end_the_connection() {
+    let lab = Lab::new("").await;
+    let _pod = lab.pod(1, "v1").await;
+    let mut block = vec![0x82, 0x86, 0x84, 0x01, 4];
+    block.extend(b"cart");
+    // A request, and a window that must not grow by nothing (CVE-2025-8671).
+    let mut flood = preface();
+    for number in 0..1_000_u32 {
+        let stream = 2 * number + 1;
+        flood.extend(frame(1, 0x5, stream, &block));
+        flood.extend(frame(8, 0, stream, &0_u32.to_be_bytes()));
+    }
+    let heard = lab.client().raw2((CART, 80), &flood).await;
+    assert!(heard.iter().any(|(kind, _)| *kind == 7), "no GOAWAY: {heard:?}");
+    assert_eq!(lab.client().get((CART, 80), "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn framing_of_the_older_version_does_not_pass_by_the_newer() {
+    let lab = Lab::new("").await;
+    let pod = lab.pod(1, "v1").await;
+    let mut head = vec![0x83, 0x86, 0x84, 0x01, 4];
+    head.extend(b"cart");
+    let chunked = [&head[..], &[0x00, 17], b"transfer-encoding", &[7], b"chunked"].concat();
+    // Less than is sent.
+    let short = [&head[..], &[0x0f, 13, 1, b'2']].concat();
+    let smuggled = b"0\r\n\r\nGET /admin HTTP/1.1\r\nhost: cart\r\n\r\n";
+    for (what, block) in [("transfer-encoding", chunked), ("a short length", short)] {
+        let said = [preface(), frame(1, 0x4, 1, &block), frame(0, 0x1, 1, smuggled)].concat();
+        let mut stream = lab.client().stream((CART, 80)).await;
+        stream.write_all(&said).await.expect("said");
+        stream.flush().await.expect("said");
+        let reset = async {
+            loop {
+                let mut head = [0; 9];
+                stream.read_exact(&mut head).await.expect("a frame");
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                stream.read_exact(&mut vec![0; length]).await.expect("a frame");
+                if matches!(head[3], 3 | 7) {
+                    return;
+                }
+            }
+        };
+        timeout(Duration::from_secs(5), reset).await.unwrap_or_else(|_| panic!("{what} passed"));
+    }
+    assert!(pod.asked().is_empty(), "an endpoint heard {:?}", pod.asked());
+}
+
+#[tokio::test]
+async fn requests_are_counted_under_istios_labels_and_no_others() {
+    let lab = Lab::new("").await;
+    let _pod = lab.pod(1, "v1").await;
+    lab.client().get((CART, 80), "/").await;
+    lab.line(&["GET / HTTP/1.1"]).await;
+    let metrics = lab.get(15020, "/stats/prometheus").await.expect("metrics");
+    let mut lines = metrics.lines();
+    let line = lines.find(|line| line.starts_with("istio_requests_total{")).expect("a series");
+    let (labels, value) =
+        line.trim_start_matches("istio_requests_total{").split_once("\"} ").expect("labels");
+    let names: Vec<_> = labels.split("\",").filter_map(|label| label.split('=').next()).collect();
+    let side = |side: &str| {
+        [
+            "workload",
+            "workload_namespace",
+            "canonical_service",
+            "canonical_revision",
+            "app",
+            "version",
+            "cluster",
+            "principal",
+        ]
+        .map(|what| format!("{side}_{what}"))
+    };
+    let expected: Vec<String> = ["reporter".to_owned()]
+        .into_iter()
+        .chain(side("source"))
+        .chain(side("destination"))
+        .chain(
+            ["destination_service", "destination_service_name", "destination_service_namespace"]
+                .map(str::to_owned),
+        )
+        .chain(
+            [
+                "request_protocol",
+                "response_code",
+                "grpc_response_status",
+                "response_flags",
+                "connection_security_policy",
+            ]
+            .map(str::to_owned),
+        )
+        .collect();
+    assert_eq!((names, value), (expected.iter().map(String::as_str).collect(), "1"));
+}
