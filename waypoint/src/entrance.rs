@@ -27,11 +27,10 @@ use crate::{
     listener::{
         Opening, Version,
         idle::IDLE,
-        serve::{HEAD_TIMEOUT, serve},
+        serve::{HEAD_TIMEOUT, serve, unread},
         sniff::{Guess, guess},
     },
     mesh::Mesh,
-    outcome::LocalReply,
     places::Places,
     record::{Record, Session},
     routing::Protocol,
@@ -191,14 +190,6 @@ impl Entrance {
         }
         tracing::debug!(%error, "connection of a client broke");
     }
-}
-
-/// How a head that could not be read was answered.
-fn unread(error: &hyper::Error) -> Option<LocalReply> {
-    if error.is_parse_too_large() {
-        return Some(LocalReply::too_large());
-    }
-    error.is_parse().then(|| LocalReply::bad_request("http1.codec_error"))
 }
 
 /// HTTP/2 begins with its preface; what else comes is for HTTP/1 to judge. `None` when nothing does.

@@ -301,7 +301,7 @@ impl Record {
     /// gRPC's status may stand in the head or in the trailers.
     pub fn status(&mut self, headers: &HeaderMap) {
         let status = headers.get(crate::grpc::STATUS).and_then(|value| value.to_str().ok());
-        self.grpc = status.map(|text| crate::grpc::known(text)).or(self.grpc);
+        self.grpc = status.map(crate::grpc::known).or(self.grpc);
     }
 
     fn parties(&self) -> Arc<str> {

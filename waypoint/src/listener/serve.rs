@@ -34,6 +34,7 @@ use super::{
     resets::Resets,
     stream::Speaking,
 };
+use crate::outcome::LocalReply;
 
 /// The longest head of a request, bytes; a longer one is answered with 431 (Envoy's
 /// `max_request_headers_kb`). A request has at most 100 headers besides (hyper's `max_headers`).
@@ -173,6 +174,14 @@ where
         ended = connection => ended,
         () = over => Ok(()),
     }
+}
+
+/// How a head that could not be read was answered.
+pub fn unread(error: &hyper::Error) -> Option<LocalReply> {
+    if error.is_parse_too_large() {
+        return Some(LocalReply::too_large());
+    }
+    error.is_parse().then(|| LocalReply::bad_request("http1.codec_error"))
 }
 
 /// Spawns what hyper wants to have run, so that it has an owner and an end.
