@@ -10,6 +10,7 @@ pub mod identity;
 pub mod origin;
 
 pub mod settings;
+pub mod workers;
 
 pub mod policy;
 
@@ -26,6 +27,8 @@ pub mod redirect;
 pub mod relay;
 
 pub mod telemetry;
+
+pub mod process;
 
 pub mod inbound;
 

@@ -1,32 +1,20 @@
 //! Shell: a waypoint: a pod with `culvert-waypoint` in it, and the Gateway and Service that name it.
-use std::{
-    fs::{self, File},
-    io::{Read, Write},
-    path::PathBuf,
-    process::{Child, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::{Context, Result};
 
 use crate::{
     Lab, Pod,
-    factory::{binary, lab_command},
-    lab::{PATIENCE, PodSpec},
+    daemon::{self, Daemon, Program},
+    lab::PodSpec,
 };
 
 /// A running waypoint of namespace `shop`.
 #[derive(Debug)]
 pub struct Waypoint {
+    process: Daemon,
     /// The pod that it is in.
     pub pod: Pod,
-    process: Child,
-    log: PathBuf,
 }
 
 impl Waypoint {
@@ -36,47 +24,51 @@ impl Waypoint {
     /// # Errors
     /// When it does not become ready; the error has the end of its log.
     pub fn start(lab: &Lab, number: usize, vip: &str, serves: &str) -> Result<Self> {
-        let labels = [
-            ("gateway.networking.k8s.io/gateway-name", "waypoint"),
-            ("istio.io/dataplane-mode", "none"),
-        ];
-        let spec =
-            PodSpec { name: "waypoint", namespace: "shop", account: "waypoint", labels: &labels };
+        Self::called("waypoint", lab, number, (vip, serves))
+    }
+
+    /// The same, as another Gateway.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn called(
+        name: &str,
+        lab: &Lab,
+        number: usize,
+        (vip, serves): (&str, &str),
+    ) -> Result<Self> {
+        let labels =
+            [("gateway.networking.k8s.io/gateway-name", name), ("istio.io/dataplane-mode", "none")];
+        let spec = PodSpec { name, namespace: "shop", account: name, labels: &labels };
         let pod = lab.pod(number, &spec)?;
         let folder = lab.manifests();
         let folder = folder.parent().context("the lab's folder")?;
-        let config = folder.join("waypoint.toml");
+        let config = folder.join(format!("{name}.toml"));
         fs::write(
             &config,
             format!(
-                "gateway = \"waypoint\"\nnamespace = \"shop\"\naddress = \"{}\"\n[manifests]\ndirectory = {:?}\n\
+                "gateway = \"{name}\"\nnamespace = \"shop\"\nservice_account = \"{name}\"\naddress = \"{}\"\n[manifests]\ndirectory = {:?}\n\
                  [ca]\nfile = {:?}\n[access_log]\nformat = \"json\"\n",
                 pod.at(0).ip(),
                 lab.manifests(),
                 lab.ca(),
             ),
         )?;
-        let log = folder.join("waypoint.log");
-        let out = File::options().create(true).append(true).open(&log)?;
-        let process = lab_command(pod.netns(), pod.cgroup())
-            .arg("--")
-            .arg(binary("culvert-waypoint")?)
-            .args(["run", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stderr(out.try_clone()?)
-            .stdout(out)
-            .spawn()
-            .context("start culvert-waypoint")?;
-        let mut waypoint = Self { pod, process, log };
-        waypoint.wait_ready()?;
-        lab.apply("gateway-waypoint.yaml", &declared(vip, serves))?;
-        Ok(waypoint)
+        let program = Program {
+            name: "culvert-waypoint",
+            netns: pod.netns().into(),
+            cgroup: pod.cgroup().into(),
+            config,
+            log: folder.join(format!("{name}.log")),
+        };
+        let process = Daemon::start(program, &pod.inside)?;
+        lab.apply(&format!("gateway-{name}.yaml"), &declared(name, vip, serves))?;
+        Ok(Self { process, pod })
     }
 
     /// All that it wrote.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        self.process.log()
     }
 
     /// The answer to a GET on the pod's loopback.
@@ -84,13 +76,7 @@ impl Waypoint {
     /// # Errors
     /// When there is none, or its status is not 200.
     pub fn get(&self, port: u16, path: &str) -> Result<String> {
-        let mut stream = self.pod.inside.connect(([127, 0, 0, 1], port).into())?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: waypoint\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}\n{body}");
-        Ok(body.to_owned())
+        daemon::get(&self.pod.inside, port, path)
     }
 
     /// Asks it to stop, and waits until it has.
@@ -98,40 +84,17 @@ impl Waypoint {
     /// # Errors
     /// When it is gone already.
     pub fn stop(&mut self) -> Result<()> {
-        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM)?;
-        let status = self.process.wait()?;
-        ensure!(status.success(), "{status}: {}", self.log());
-        Ok(())
-    }
-
-    fn wait_ready(&mut self) -> Result<()> {
-        let start = Instant::now();
-        while self.get(15021, "/healthz/ready").is_err() {
-            let ended = self.process.try_wait()?;
-            if ended.is_some() || start.elapsed() > PATIENCE {
-                let log = self.log();
-                let tail: Vec<_> = log.lines().rev().take(20).collect();
-                bail!("the waypoint did not become ready ({ended:?}); its last lines: {tail:#?}");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        self.process.terminate()?;
+        self.process.wait()
     }
 }
 
-impl Drop for Waypoint {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn declared(vip: &str, serves: &str) -> String {
+fn declared(name: &str, vip: &str, serves: &str) -> String {
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: waypoint\n  namespace: shop\n  \
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: {name}\n  namespace: shop\n  \
          labels: {{istio.io/waypoint-for: {serves}}}\nspec:\n  gatewayClassName: culvert-waypoint\n  listeners:\n  \
          - {{name: mesh, port: 15008, protocol: HBONE}}\n---\napiVersion: v1\nkind: Service\n\
-         metadata: {{name: waypoint, namespace: shop}}\nspec: {{clusterIP: {vip}, \
-         selector: {{gateway.networking.k8s.io/gateway-name: waypoint}}, ports: [{{port: 15008}}]}}\n"
+         metadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: {vip}, \
+         selector: {{gateway.networking.k8s.io/gateway-name: {name}}}, ports: [{{port: 15008}}]}}\n"
     )
 }

@@ -22,12 +22,12 @@ use culvert_agent::{
     },
     identity::{Identity, Keeper, Lease, ca::LocalCa},
     manifest::{self, Changes, Compiler, Folder, Known},
+    process::{self, Stop, bind},
     telemetry::logging::Logging,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    runtime::Builder,
     sync::{Notify, watch},
 };
 
@@ -38,13 +38,15 @@ use crate::{
     exchange::{Exchange, Mirrors},
     explain::Waypoint,
     manifest as routes,
-    mesh::Mesh,
+    mesh::{self, Mesh},
     operators::Operators,
     places::Places,
     record::{self, Telemetry},
     upstream::{Own, Upstream},
 };
 
+/// The annotation of a Gateway whose endpoints are told who the client is.
+const TELLS_CLIENTS: &str = "ambient.istio.io/xfcc-include-client-identity";
 /// Pause before another connection is accepted when none could be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -59,18 +61,11 @@ pub fn run(path: &Path, manifests: Option<PathBuf>) -> anyhow::Result<ExitCode> 
     }
     let address = config.check(path)?;
     let logging = Logging::start(config.log.format, &config.log.level)?;
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("waypoint")
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let done = runtime.block_on(waypoint(config, address, logging.clone()));
-    if let Err(error) = &done {
-        tracing::error!("{error:#}");
-    }
-    logging.flush();
-    done.map(|()| ExitCode::SUCCESS)
+    process::run(
+        Builder::new_multi_thread().thread_name("waypoint"),
+        &logging,
+        waypoint(config, address, logging.clone()),
+    )
 }
 
 async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::Result<()> {
@@ -82,16 +77,14 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let baggage = baggage(&config);
     let own =
         Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage.clone() };
-    let limits =
-        PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
-    let pool = Pool::new(limits, background.clone());
-    let upstream = Upstream::new(own, pool, background.clone());
+    let upstream = Upstream::new(own, pool(&config, &background), background.clone());
     let exchange = Exchange {
         mesh: mesh.clone(),
         upstream: upstream.clone(),
         telemetry: telemetry.clone(),
         places: Places::new(config.limits.max_requests),
         paths: config.path_normalization.into(),
+        body_idle: config.limits.request_body_idle,
         mirrors: Mirrors::default(),
         drain: connections.clone(),
         background: background.clone(),
@@ -134,10 +127,27 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     Ok(())
 }
 
+/// Waits for a signal, or for an operator.
+async fn told_to_stop(quit: &Notify) -> anyhow::Result<()> {
+    let mut stop = Stop::listen()?;
+    tokio::select! {
+        () = stop.told() => {}
+        () = quit.notified() => {}
+    }
+    Ok(())
+}
+
+fn pool(config: &Config, background: &Drain) -> Pool {
+    let limits = &config.limits;
+    let limits = PoolLimits { connections: limits.max_tunnels, idle: limits.tunnel_idle };
+    Pool::new(limits, background.clone())
+}
+
 fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity, Keeper)> {
     let identity = Identity::new(&config.trust_domain, &config.namespace, &config.service_account);
     let identity = identity.context("`trust_domain`, `namespace` and `service_account`")?;
     let ca = LocalCa::open(&config.ca.file, &config.trust_domain, config.ca.ttl, clock::wall())?;
+    let ca = ca.with_aliases(config.trust_domain_aliases.clone());
     Ok((identity, Keeper::new(ca, config.ca.renew_at, background.clone())))
 }
 
@@ -155,6 +165,7 @@ async fn mesh(
     };
     let (mut compiler, mut known) = (Compiler::new(settings), Known::default());
     let (gateway, mut called) = (gateway(config, address), Vec::new());
+    let home: Arc<str> = format!("{}/{}", config.namespace, config.gateway).into();
     let mut settings = route_settings(config);
     let mut routes = routes::Compiler::new(settings.clone());
     let make = move |folder: &Folder, changes: &Changes| {
@@ -176,7 +187,10 @@ async fn mesh(
             problems = problems.len(),
             "manifests read"
         );
-        Mesh { snapshot, table, backends, problems }
+        let (namespace, name) = home.split_once('/').unwrap_or_default();
+        let tells = compiler.annotation_of_gateway(namespace, name, TELLS_CLIENTS) == Some("true");
+        let own = mesh::Own { gateway: home.clone(), tells_clients: tells };
+        Mesh { snapshot, table, backends, problems, own }
     };
     Ok(manifest::follow(&config.manifests.directory, background, make).await?)
 }
@@ -257,29 +271,5 @@ async fn accept(listener: TcpListener, entrance: Entrance, drain: Drain) {
         let _ = stream.set_nodelay(true);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         drain.spawn(entrance.clone().connection(stream, peer));
-    }
-}
-
-async fn told_to_stop(quit: &Notify) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = quit.notified() => {}
-    }
-    Ok(())
-}
-
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("listen on {key} = {address}"))
-}
-
-/// Every tunnel connection needs a file; the soft limit is made for programs that use `select(2)`.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }

@@ -8,6 +8,7 @@ mod respond;
 mod upgrade;
 
 use std::{
+    future::pending,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use culvert_agent::{clock, drain::Drain};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::sync::watch;
 
@@ -53,6 +54,8 @@ pub struct Exchange {
     pub places: Places,
     /// How far paths are normalised.
     pub paths: Normalisation,
+    /// How long a body may stop before its request is given up, unless it was answered.
+    pub body_idle: Duration,
     /// Room for mirrors' copies.
     pub mirrors: Mirrors,
     /// Who owns what outlives a request: upgraded connections.
@@ -74,16 +77,26 @@ enum Done {
 }
 
 impl Exchange {
-    /// Answers one request of a session to a port with these routes.
-    pub async fn answer(
+    /// Answers one request of a session to a port with these routes. Its record begins here and now:
+    /// who never waits for the answer has asked, too.
+    pub fn answer(
         self: Arc<Self>,
         session: Arc<Session>,
-        (port, version): (Port, Version),
+        via: (Port, Version),
         request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        let (mut head, body) = request.into_parts();
+    ) -> impl Future<Output = Response<ResponseBody>> + Send {
         let mut record = Record::open(&self.telemetry, &session);
+        let (head, body) = request.into_parts();
         record.asked(&head);
+        self.recorded((session, record), via, (head, body))
+    }
+
+    async fn recorded(
+        self: Arc<Self>,
+        (session, mut record): (Arc<Session>, Record),
+        (port, version): (Port, Version),
+        (mut head, body): (Parts, Incoming),
+    ) -> Response<ResponseBody> {
         record.is_grpc = grpc::is_grpc(&head.headers);
         record.received = Arc::new(Meter::new(record.is_grpc));
         record.sent = Arc::new(Meter::new(record.is_grpc));
@@ -113,13 +126,17 @@ impl Exchange {
     async fn decide(
         &self,
         port: &Port,
-        asked: Asked,
+        mut asked: Asked,
         record: &mut Record,
     ) -> Result<Done, LocalReply> {
         let mesh = self.mesh.borrow().clone();
+        let session = record.session().clone();
+        mesh.may(session.service.as_deref(), &session.judged())?;
+        if mesh.own.tells_clients {
+            asked.tell_client(self.upstream.identity(), &session.peer);
+        }
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
-        let session = record.session().clone();
         let decision = asked.decide(routes, &session, &mut rand::random);
         let name = decision.rule.map(|rule| rule.name.clone());
         record.route = name.filter(|name| !name.is_empty());
@@ -184,26 +201,30 @@ impl Exchange {
         Ok((to, backend))
     }
 
-    /// One attempt, within the time that there is.
+    /// One attempt, within the time that there is, as long as the client goes on with its request.
     async fn send(
         &self,
         to: &To,
         version: Version,
         request: Request<RequestBody>,
-        expiry: Option<Expiry>,
+        mut expiry: Option<Expiry>,
     ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
+        let mut idle = self.idle(request.body().meter());
         let sent = self.upstream.send(to, version, request);
-        let Some(mut expiry) = expiry else {
-            let answer = sent.await.map_err(|failure| LocalReply::failed(&failure))?;
-            return Ok((answer, None));
-        };
         tokio::select! {
             answer = sent => {
                 let answer = answer.map_err(|failure| LocalReply::failed(&failure))?;
-                Ok((answer, Some(expiry)))
+                Ok((answer, expiry))
             }
-            () = &mut expiry => Err(LocalReply::timeout()),
+            () = over(&mut expiry) => Err(LocalReply::timeout()),
+            () = over(&mut idle) => Err(LocalReply::stalled()),
         }
+    }
+
+    /// Over when the client does not go on with its request.
+    fn idle(&self, body: &Arc<Meter>) -> Option<Expiry> {
+        let (body, patience) = (body.clone(), self.body_idle);
+        (!body.has_ended()).then(|| Box::pin(async move { body.stalled(patience).await }) as Expiry)
     }
 
     /// Sends copies to the rule's mirrors.
@@ -246,6 +267,14 @@ impl Port {
             tls: Vec::new(),
             tcp: vec![TcpRule::default_route(backend)],
         }
+    }
+}
+
+/// Waits for what there may be to wait for.
+async fn over(expiry: &mut Option<Expiry>) {
+    match expiry {
+        Some(expiry) => expiry.await,
+        None => pending().await,
     }
 }
 

@@ -35,10 +35,12 @@ pub enum Flag {
     DelayInjected,
     /// Failed on purpose.
     FaultInjected,
+    /// The client's own request did not go on.
+    StreamIdleTimeout,
 }
 
 impl Flag {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::NoHealthyUpstream,
         Self::UpstreamConnectionFailure,
         Self::UpstreamConnectionTermination,
@@ -52,6 +54,7 @@ impl Flag {
         Self::DownstreamProtocolError,
         Self::DelayInjected,
         Self::FaultInjected,
+        Self::StreamIdleTimeout,
     ];
 
     /// Envoy's abbreviation.
@@ -70,6 +73,7 @@ impl Flag {
             Self::DownstreamProtocolError => "DPE",
             Self::DelayInjected => "DI",
             Self::FaultInjected => "FI",
+            Self::StreamIdleTimeout => "SI",
         }
     }
 }
@@ -263,6 +267,12 @@ impl LocalReply {
         Self { grpc, ..Self::new(status, Some(flag), words.0, words.1) }
     }
 
+    /// The client began a request and does not go on with it.
+    pub fn stalled() -> Self {
+        let (status, flag) = (StatusCode::REQUEST_TIMEOUT, Flag::StreamIdleTimeout);
+        Self::new(status, Some(flag), "stream_idle_timeout", "stream timeout")
+    }
+
     /// The client does not keep to HTTP.
     pub fn bad_request(details: &'static str) -> Self {
         let flag = Some(Flag::DownstreamProtocolError);
@@ -278,6 +288,13 @@ impl LocalReply {
     /// An upgrade that nobody allowed.
     pub fn no_upgrade() -> Self {
         Self::new(StatusCode::FORBIDDEN, None, UPGRADE_FAILED, "")
+    }
+
+    /// A policy, or that there is none that allows it (`none`), keeps it out.
+    pub fn denied(policy: &str) -> Self {
+        let reply = Self::new(StatusCode::FORBIDDEN, None, "", "RBAC: access denied");
+        let details = format!("rbac_access_denied_matched_policy[{policy}]");
+        Self { details: details.into(), ..reply }
     }
 
     /// What an attempt that failed comes to when it is the last one.
@@ -311,9 +328,10 @@ impl LocalReply {
     }
 
     /// Whether a connection of HTTP/1 ends with it: what its client meant may be something else than
-    /// what was read.
+    /// what was read, or is not all there.
     pub fn is_last(&self) -> bool {
-        self.flag == Some(Flag::DownstreamProtocolError) || self.details == UPGRADE_FAILED
+        matches!(self.flag, Some(Flag::DownstreamProtocolError | Flag::StreamIdleTimeout))
+            || self.details == UPGRADE_FAILED
     }
 
     /// Whether the client may take it for a sign of too much load (`x-envoy-overloaded`).

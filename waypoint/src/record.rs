@@ -18,6 +18,7 @@ use culvert_agent::{
     clock,
     discovery::{Service, Workload},
     identity::Identity,
+    policy,
     telemetry::logging::Logging,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
@@ -74,6 +75,13 @@ pub struct Session {
     pub server_name: Option<Arc<str>>,
     /// Its place among the open tunnels, which it has until the last of its stories ends.
     pub place: Option<Arc<Place>>,
+}
+
+impl Session {
+    /// The connection as policies see it.
+    pub fn judged(&self) -> policy::Asked<'_> {
+        policy::Asked { peer: Some(&self.peer), source: self.client, destination: self.dialled }
+    }
 }
 
 /// What is remembered of a request's head as the client sent it. Clones of its parts cost little.

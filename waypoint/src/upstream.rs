@@ -144,6 +144,11 @@ impl Upstream {
         }
     }
 
+    /// Who we are to endpoints.
+    pub fn identity(&self) -> &Identity {
+        &self.own.identity
+    }
+
     /// Connections to agents of endpoints that are open.
     pub fn tunnels(&self) -> usize {
         self.tunnels.connections()
@@ -174,6 +179,7 @@ impl Upstream {
         let address = SocketAddr::new(to.at.ip(), HBONE_PORT);
         let source = own.address.filter(|own| own.is_ipv4() == address.is_ipv4());
         let key = PoolKey {
+            worker: culvert_agent::workers::here(),
             own: own.identity.clone(),
             source: source.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             address,

@@ -2,6 +2,7 @@
 //! Never: what a rule changes (see `routing`).
 use std::time::Duration;
 
+use culvert_agent::identity::Identity;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
@@ -30,15 +31,14 @@ const OF_CONNECTION: [HeaderName; 6] = [
 ];
 const PROXY_CONNECTION: &str = "proxy-connection";
 
+/// Who the client is, as a proxy found it.
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
 /// What only proxies say to each other: an application neither sees nor says it.
 const OF_PROXIES: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
 /// What clients do not tell an endpoint: who they claim to be, and what proxies tell in their place.
-const NOT_OF_CLIENTS: [&str; 4] = [
-    "x-forwarded-client-cert",
-    "x-envoy-decorator-operation",
-    "x-envoy-original-path",
-    "x-envoy-expected-rq-timeout-ms",
-];
+const NOT_OF_CLIENTS: [&str; 3] =
+    ["x-envoy-decorator-operation", "x-envoy-original-path", "x-envoy-expected-rq-timeout-ms"];
 
 /// What every request has before anything is decided about it. One that has no id gets the one that
 /// `random` makes.
@@ -50,6 +50,14 @@ pub(super) fn complete(headers: &mut HeaderMap, scheme: &str, random: u128) {
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
 }
 
+/// Tells who the client is, in Envoy's form, after who we are.
+pub(super) fn tell_client(headers: &mut HeaderMap, own: &Identity, client: &Identity) {
+    // Identities have no character that a header may not have.
+    if let Ok(value) = HeaderValue::try_from(format!("By={own};URI={client}")) {
+        headers.insert(CLIENT_CERTIFICATE, value);
+    }
+}
+
 /// Takes out what ends here, of headers or trailers: before anything is decided by them.
 pub(super) fn for_endpoint(headers: &mut HeaderMap) {
     let trailers = headers.get(TE).is_some_and(|value| has_word(value, "trailers"));
@@ -58,6 +66,8 @@ pub(super) fn for_endpoint(headers: &mut HeaderMap) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    // Who it is, no client tells itself.
+    headers.remove(CLIENT_CERTIFICATE);
     // The client was, or will be, told to continue by us (RFC 9110 §10.1.1).
     headers.remove(EXPECT);
     for name in NOT_OF_CLIENTS.into_iter().chain(OF_PROXIES) {

@@ -2,7 +2,7 @@
 //! Never: looks past the head.
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
     sync::{
@@ -110,13 +110,24 @@ where
     let (mut connection, mut over) = (pin!(connection), pin!(over(&speaking, None)));
     tokio::select! {
         ended = &mut connection => return ended,
-        () = &mut over => return Ok(()),
+        () = &mut over => return last_word(connection).await,
         () = drain.draining() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
-        ended = connection => ended,
-        () = over => Ok(()),
+        ended = &mut connection => ended,
+        () = over => last_word(connection).await,
     }
+}
+
+/// How a connection that is over ended, if it can say so itself.
+async fn last_word<E>(
+    mut connection: Pin<&mut impl Future<Output = Result<(), E>>>,
+) -> Result<(), E> {
+    poll_fn(|context| match connection.as_mut().poll(context) {
+        Poll::Ready(ended) => Poll::Ready(ended),
+        Poll::Pending => Poll::Ready(Ok(())),
+    })
+    .await
 }
 
 /// Waits until nobody is there any more: the tunnel is broken, or has carried nothing for long, or the
@@ -167,12 +178,12 @@ where
     let (mut connection, mut over) = (pin!(connection), pin!(over(&speaking, Some(&resets))));
     tokio::select! {
         ended = &mut connection => return ended,
-        () = &mut over => return Ok(()),
+        () = &mut over => return last_word(connection).await,
         () = drain.draining() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
-        ended = connection => ended,
-        () = over => Ok(()),
+        ended = &mut connection => ended,
+        () = over => last_word(connection).await,
     }
 }
 

@@ -2,7 +2,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     sync::mpsc,
 };
@@ -48,10 +51,40 @@ pub(crate) struct Heard {
     pub(crate) body: String,
 }
 
+/// Who connects to this port hears nothing for as long as it waits.
+pub(crate) const MUTE: u16 = 8085;
+
+#[derive(Default)]
 pub(crate) struct Pod {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    work: Arc<Work>,
     drain: Drain,
+}
+
+/// Requests that the application works on.
+#[derive(Debug, Default)]
+struct Work {
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+    left: AtomicUsize,
+}
+
+/// One of them, until it is done or nobody waits for it any more.
+struct Working(Arc<Work>, bool);
+
+impl Working {
+    fn new(work: &Arc<Work>) -> Self {
+        work.begun.fetch_add(1, Ordering::Relaxed);
+        Self(work.clone(), false)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.left.fetch_add(usize::from(!self.1), Ordering::Relaxed);
+    }
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -63,15 +96,30 @@ impl Pod {
     }
 
     pub(crate) async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
-        let (seen, heard, drain) = (Arc::default(), Arc::default(), Drain::default());
         let name = format!("cart-{host}");
         let at = SocketAddr::new(lab.address(host), 15008);
         let listener = TcpListener::bind(at).await.expect("a listener");
         let credentials = lab.credentials(identity);
-        let pod = Self { seen, heard, drain };
-        let (seen, heard, drain) = (pod.seen.clone(), pod.heard.clone(), pod.drain.clone());
-        let agent = Agent { name, seen, heard, drain };
+        let pod = Self::default();
+        let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
+        let agent = Agent { name, seen, heard, work, drain: pod.drain.clone() };
         pod.drain.spawn(accept(listener, credentials, agent));
+        pod
+    }
+
+    /// An application outside the mesh: on port 8080 it speaks HTTP in the clear.
+    pub(crate) async fn start_outside(lab: &Lab, host: u8) -> Self {
+        let at = SocketAddr::new(lab.address(host), 8080);
+        let listener = TcpListener::bind(at).await.expect("a listener");
+        let pod = Self::default();
+        let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
+        let drain = pod.drain.clone();
+        let agent = Agent { name: format!("cart-{host}"), seen, heard, work, drain };
+        pod.drain.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                agent.drain.clone().spawn(agent.clone().http(stream, false));
+            }
+        });
         pod
     }
 
@@ -84,20 +132,42 @@ impl Pod {
     }
 
     pub(crate) async fn wait_asked(&self, count: usize) -> Vec<Heard> {
-        for _ in 0..200 {
-            let asked = self.asked();
-            if asked.len() >= count {
-                return asked;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("only {:?}", self.asked());
+        until("so many have asked", || self.asked().len() >= count).await;
+        self.asked()
+    }
+
+    /// Waits until so many have asked for what takes its time.
+    pub(crate) async fn begun(&self, count: usize) {
+        until("it has begun", || self.work.begun.load(Ordering::Relaxed) >= count).await;
+    }
+
+    /// Whether it works on nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        let Work { begun, ended, .. } = &*self.work;
+        begun.load(Ordering::Relaxed) == ended.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many requests have been given up by those who asked.
+    pub(crate) async fn left(&self, count: usize) {
+        let left = || self.work.left.load(Ordering::Relaxed);
+        until("the endpoint knows that nobody waits", || left() >= count).await;
     }
 
     /// Goes away with all its connections.
     pub(crate) fn stop(&self) {
         self.drain.force();
     }
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain until {what}");
 }
 
 impl Drop for Pod {
@@ -111,6 +181,7 @@ struct Agent {
     name: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    work: Arc<Work>,
     drain: Drain,
 }
 
@@ -147,6 +218,11 @@ impl Agent {
             8082 => self.either(stream).await,
             8088 => settings_first(stream).await,
             8083 | 8084 => echo(stream, &self.name).await,
+            MUTE => {
+                // Held until the mesh is gone.
+                std::future::pending::<()>().await;
+                drop(stream);
+            }
             _ => self.http(stream, false).await,
         }
     }
@@ -176,7 +252,11 @@ impl Agent {
         }
     }
 
-    async fn http(self, stream: TunnelStream, second: bool) {
+    async fn http(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        second: bool,
+    ) {
         let (io, owner) = (TokioIo::new(stream), self.drain.clone());
         let service = service_fn(move |request| {
             let agent = self.clone();
@@ -219,7 +299,9 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
     let mut words = path.split('/').skip(1);
     match (words.next().unwrap_or_default(), words.next().and_then(|w| w.parse::<u64>().ok())) {
         ("sleep", Some(milliseconds)) => {
+            let mut working = Working::new(&agent.work);
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            working.1 = true;
             told(request, agent).await
         }
         ("status", Some(status)) => {
@@ -248,7 +330,10 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
             answer.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
             Ok(answer)
         }
-        ("socket", rest) => Ok(websocket(request, rest.unwrap_or(0), &agent.drain)),
+        ("socket", rest) => {
+            let rest = rest.and_then(|rest| usize::try_from(rest).ok());
+            Ok(websocket(request, rest.unwrap_or(0), &agent.drain))
+        }
         ("shop.Cart", _) => Ok(call(request)),
         _ => told(request, agent).await,
     }
@@ -286,7 +371,7 @@ async fn told(request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::
 }
 
 /// Says everything back in capitals, and when its client is done so many bytes more.
-fn websocket(mut request: Request<Incoming>, rest: u64, drain: &Drain) -> Answer {
+fn websocket(mut request: Request<Incoming>, rest: usize, drain: &Drain) -> Answer {
     let upgraded = hyper::upgrade::on(&mut request);
     drain.spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
@@ -298,10 +383,8 @@ fn websocket(mut request: Request<Incoming>, rest: u64, drain: &Drain) -> Answer
                 return;
             }
         }
-        if rest > 0 {
-            let _ = stream.write_all(&vec![b'x'; rest as usize]).await;
-            let _ = stream.shutdown().await;
-        }
+        let _ = stream.write_all(&vec![b'x'; rest]).await;
+        let _ = stream.shutdown().await;
     });
     let mut answer = Response::new(full(String::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
