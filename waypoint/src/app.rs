@@ -28,7 +28,7 @@ use culvert_agent::{
 use tokio::{
     net::TcpListener,
     runtime::Builder,
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
 };
 
 use crate::{
@@ -40,6 +40,7 @@ use crate::{
     manifest as routes,
     mesh::{self, Mesh},
     operators::Operators,
+    places::Places,
     record::{self, Telemetry},
     upstream::{Own, Upstream},
 };
@@ -81,7 +82,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         mesh: mesh.clone(),
         upstream: upstream.clone(),
         telemetry: telemetry.clone(),
-        places: Arc::new(Semaphore::new(config.limits.max_requests.min(Semaphore::MAX_PERMITS))),
+        places: Places::new(config.limits.max_requests),
         paths: config.path_normalization.into(),
         body_idle: config.limits.request_body_idle,
         mirrors: Mirrors::default(),
@@ -96,7 +97,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         lease: lease.clone(),
         baggage: Arc::new(baggage),
         exchange: Arc::new(exchange),
-        places: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
+        places: Places::new(config.limits.max_connections),
         lately: Arc::default(),
         drain: connections.clone(),
     };

@@ -53,6 +53,16 @@ pub fn names(snapshot: &Snapshot, gateway: &Gateway) -> HashSet<WaypointDestinat
     called.into_iter().filter(|name| is_own(snapshot, gateway, name)).cloned().collect()
 }
 
+impl Target {
+    /// The service's host name, or the workload's unique one.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Service(service) => &service.hostname,
+            Self::Workload(workload) => &workload.uid,
+        }
+    }
+}
+
 /// What a tunnel to `dialled` leads to. What was served a moment ago (`lately`) may have been detached
 /// before the client's agent knew; of what is attached there are routes.
 ///

@@ -69,6 +69,7 @@ pub fn explain(mesh: &Mesh, own: &Waypoint, question: &Question) -> Result<Value
         dialled,
         service: Some(service.clone()),
         server_name: None,
+        place: None,
     };
     let host = match dialled.port() {
         80 => service.hostname.to_string(),

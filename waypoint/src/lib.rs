@@ -17,6 +17,8 @@ pub mod outcome;
 
 pub mod body;
 
+pub mod places;
+
 pub mod listener;
 
 pub mod upstream;

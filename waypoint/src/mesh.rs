@@ -124,6 +124,9 @@ impl Mesh {
         let Some(service) = self.snapshot.service_named(&reference.host) else {
             // What was dialled may be a workload's own address.
             let workload = self.snapshot.workload(&reference.host).ok_or(Nobody::Unknown)?;
+            if !workload.addresses.contains(&dialled.ip()) {
+                return Err(Nobody::NotReady);
+            }
             return Ok((to(dialled, Some(workload.clone())), backend));
         };
         let vip = service.vips.first().map_or(dialled.ip(), |vip| *vip);

@@ -93,6 +93,11 @@ impl Flags {
         self.0 |= 1 << (flag as u16);
     }
 
+    /// Whether one of them says why it ended as it did. A delay of ours says nothing of that.
+    pub fn say_why(self) -> bool {
+        self.0 & !(1 << (Flag::DelayInjected as u16)) != 0
+    }
+
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -283,6 +288,12 @@ impl LocalReply {
         Self::new(StatusCode::BAD_REQUEST, flag, details, "Bad Request")
     }
 
+    /// The client's head is too long.
+    pub fn too_large() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, Some(Flag::DownstreamProtocolError), "http1.headers_too_large", "")
+    }
+
     /// An upgrade that nobody allowed.
     pub fn no_upgrade() -> Self {
         Self::new(StatusCode::FORBIDDEN, None, UPGRADE_FAILED, "")
@@ -347,6 +358,7 @@ mod tests {
         let mut flags = Flags::default();
         assert_eq!(flags.to_string(), "-");
         flags.add(Flag::DelayInjected);
+        assert!(!flags.say_why() && !flags.is_empty());
         flags.add(Flag::UpstreamRequestTimeout);
         assert_eq!(flags.to_string(), "UT,DI");
         for (number, flag) in Flag::ALL.into_iter().enumerate() {

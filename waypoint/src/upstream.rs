@@ -121,7 +121,7 @@ impl Upstream {
         loop {
             let (connection, reused) = match lane.take().await {
                 Some(connection) => (connection, true),
-                None => (self.fresh(&lane, to, version).await?, false),
+                None => self.fresh(&lane, to, version).await?,
             };
             match connection.send(&lane, request).await {
                 Ok(response) => return Ok(response),
@@ -140,7 +140,7 @@ impl Upstream {
             Some(workload) if workload.protocol == Protocol::Hbone => {
                 self.tunnel(to, workload).await.map(Opened::Tunnel)
             }
-            Some(_) | None => plain(to.at).await.map(Opened::Plain),
+            Some(_) | None => self.plain(to.at).await.map(Opened::Plain),
         }
     }
 
@@ -154,25 +154,21 @@ impl Upstream {
         self.tunnels.connections()
     }
 
+    /// A new connection; or one that is there after all, which this says.
     async fn fresh(
         &self,
         lane: &Arc<Lane>,
         to: &To,
         version: Version,
-    ) -> Result<Connection, Failure> {
-        // One dial at a time where its connection takes many requests.
-        let _dialling = match version {
-            Version::Http2 => {
-                let dialling = lane.dialling().await;
-                if let Some(connection) = lane.take().await {
-                    return Ok(connection);
-                }
-                Some(dialling)
-            }
-            Version::Http1 => None,
+    ) -> Result<(Connection, bool), Failure> {
+        let connect = async {
+            let opened = self.open(to).await?;
+            lane.connect(opened, version, &self.drain).await
         };
-        let opened = self.open(to).await?;
-        lane.connect(opened, version, &self.drain).await
+        match version {
+            Version::Http1 => connect.await.map(|connection| (connection, false)),
+            Version::Http2 => lane.shared_dial(connect).await,
+        }
     }
 
     async fn tunnel(&self, to: &To, workload: &Workload) -> Result<Tunnel, Failure> {
@@ -199,6 +195,15 @@ impl Upstream {
         opened.map(|opened| opened.tunnel).map_err(failure::of_tunnel)
     }
 
+    async fn plain(&self, at: SocketAddr) -> Result<TcpStream, Failure> {
+        if !is_elsewhere(at.ip(), self.own.address) {
+            return Err(Failure::Connect(format!("{} is no endpoint's address", at.ip())));
+        }
+        let dialled = timeout(CONNECT_TIMEOUT, dial(at, None)).await;
+        let dialled = dialled.map_err(|_| Failure::ConnectTimeout)?;
+        dialled.map_err(|error| Failure::Connect(error.to_string()))
+    }
+
     fn lane(&self, to: &To, version: Version) -> Arc<Lane> {
         let meshed = to.workload.as_ref().filter(|w| w.protocol == Protocol::Hbone);
         let key = Key {
@@ -217,10 +222,16 @@ impl Upstream {
     }
 }
 
-async fn plain(at: SocketAddr) -> Result<TcpStream, Failure> {
-    let dialled = timeout(CONNECT_TIMEOUT, dial(at, None)).await;
-    let dialled = dialled.map_err(|_| Failure::ConnectTimeout)?;
-    dialled.map_err(|error| Failure::Connect(error.to_string()))
+/// Whether an endpoint outside the mesh may have this address: none that means us, or whoever is nearest.
+/// Where our own address is one of the loopback, others that are not us are there, too.
+fn is_elsewhere(at: IpAddr, own: Option<IpAddr>) -> bool {
+    let (at, own) = (at.to_canonical(), own.map(|own| own.to_canonical()));
+    let is_near = match at {
+        IpAddr::V4(at) => at.is_link_local() || at.is_broadcast(),
+        IpAddr::V6(at) => at.is_unicast_link_local(),
+    };
+    let is_ours = at.is_loopback() && !own.is_some_and(|own| own.is_loopback());
+    !(is_near || is_ours || at.is_unspecified() || at.is_multicast() || own == Some(at))
 }
 
 async fn dial(at: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
@@ -235,4 +246,34 @@ async fn dial(at: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_outside_the_mesh_is_where_we_are() {
+        let own = Some(IpAddr::from([10, 244, 1, 9]));
+        for (at, expected) in [
+            ("192.0.2.7", true),
+            ("10.244.1.8", true),
+            ("2001:db8::7", true),
+            ("10.244.1.9", false),
+            ("::ffff:10.244.1.9", false),
+            ("127.0.0.1", false),
+            ("127.9.9.9", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("169.254.169.254", false),
+            ("fe80::1", false),
+            ("224.0.0.1", false),
+            ("ff02::1", false),
+            ("255.255.255.255", false),
+        ] {
+            assert_eq!(is_elsewhere(at.parse().unwrap(), own), expected, "{at}");
+        }
+    }
 }

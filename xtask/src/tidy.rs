@@ -52,7 +52,7 @@ const WAYPOINT: Rooms = &[
     &["routing"],
     &["backend"],
     &["manifest"],
-    &["outcome", "body"],
+    &["outcome", "body", "places"],
     &["listener"],
     &["upstream"],
     &["mesh"],

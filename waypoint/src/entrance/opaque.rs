@@ -1,28 +1,38 @@
 //! Story: a tunnel whose bytes nobody looks at, beyond the name that a TLS client asks for.
 //! Never: HTTP.
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use culvert_agent::relay::{Counters, Ended, relay};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::{Entrance, whole_guess};
+use super::{Entrance, SILENCE, whole_guess};
 use crate::{
     exchange::{Port, asked::client},
     listener::{
         Opening, Version,
         hello::{self, Hello},
+        idle::{IDLE, idle},
         serve::HEAD_TIMEOUT,
-        sniff::Guess,
+        sniff::{Guess, is_http_server},
     },
     outcome::{Flag, LocalReply},
     record::{Record, Session},
-    routing::{self, Missing, Target, find_stream},
+    routing::{self, Missing, Protocol, Target, find_stream},
     upstream::{Opened, To},
 };
+
+/// Bytes of a server that say whether it speaks HTTP: the head of a frame (RFC 9113 §4.1).
+const FIRST_OF_SERVER: usize = 9;
+/// Pause before another look at a server that has said less.
+const HALF_SAID: Duration = Duration::from_millis(5);
 
 impl Entrance {
     /// A client of TLS: its rule may depend on the name that it asks for.
     pub(super) async fn tls(self, mut opening: Opening, port: Port, mut session: Session) {
+        let port = Port { protocol: Protocol::Tls, ..port };
         let name = timeout(HEAD_TIMEOUT, server_name(&mut opening)).await.unwrap_or(None);
         session.server_name = name.map(Arc::from);
         self.opaque(opening, port, session).await;
@@ -65,7 +75,14 @@ impl Entrance {
         let mut server = Server::from(opened);
         tokio::select! {
             _ = opening.more() => {}
-            () = server.speaks() => return carry(opening, server, record).await,
+            is_http = server.speaks() => if !is_http {
+                return carry(opening, server, record).await;
+            },
+        }
+        // A server that begins with HTTP says nothing of its client, who has to say what it speaks.
+        if !has_spoken(&mut opening).await {
+            record.forget();
+            return opening.abort();
         }
         match whole_guess(&mut opening).await {
             Guess::Opaque | Guess::More => carry(opening, server, record).await,
@@ -79,7 +96,7 @@ impl Entrance {
     /// A client that spoke late.
     async fn late(self, mut opening: Opening, port: Port, session: Arc<Session>) {
         let session = Arc::unwrap_or_clone(session);
-        if opening.first().is_empty() && !matches!(opening.more().await, Ok(true)) {
+        if !has_spoken(&mut opening).await {
             return opening.abort();
         }
         match whole_guess(&mut opening).await {
@@ -102,9 +119,13 @@ impl Entrance {
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
         let nobodys = std::collections::BTreeMap::new();
-        let opening = match &session.server_name {
-            Some(name) => routing::Opening::Tls(Some(name)),
-            None => routing::Opening::Other,
+        let opening = match port.protocol {
+            Protocol::Tls => routing::Opening::Tls(session.server_name.as_deref()),
+            Protocol::Http
+            | Protocol::Http2
+            | Protocol::Grpc
+            | Protocol::Tcp
+            | Protocol::Unknown => routing::Opening::Other,
         };
         let route = find_stream(routes, opening, &client(session, &nobodys));
         let route = route.ok_or_else(LocalReply::no_route)?;
@@ -125,10 +146,15 @@ impl Entrance {
     }
 }
 
+/// Waits until a client speaks; `false` when it ends instead, or is silent for long.
+async fn has_spoken(opening: &mut Opening) -> bool {
+    !opening.first().is_empty() || matches!(timeout(IDLE, opening.more()).await, Ok(Ok(true)))
+}
+
 /// The name that a client of TLS asks for, if it does.
 async fn server_name(opening: &mut Opening) -> Option<String> {
     loop {
-        match hello::server_name(&opening.first()) {
+        match hello::server_name(opening.first()) {
             Hello::Name(name) => return name,
             Hello::Unknown => return None,
             Hello::More => {}
@@ -155,28 +181,62 @@ impl From<Opened> for Server {
 }
 
 impl Server {
-    /// Waits until it does, or ends.
-    async fn speaks(&mut self) {
-        // How it ended, the relay finds out.
+    /// Waits until it does, or ends. Says whether what it begins with is HTTP's.
+    async fn speaks(&mut self) -> bool {
+        if let Some(is_http) = self.more().await {
+            return is_http;
+        }
+        let rest = async {
+            loop {
+                sleep(HALF_SAID).await;
+                if let Some(is_http) = self.more().await {
+                    return is_http;
+                }
+            }
+        };
+        timeout(SILENCE, rest).await.unwrap_or(false)
+    }
+
+    /// What it begins with, if that can be said yet. How it ended, the relay finds out.
+    async fn more(&mut self) -> Option<bool> {
         match self {
-            Self::Tunnel(opening) => drop(opening.more().await),
-            Self::Plain(stream) => drop(stream.readable().await),
+            Self::Tunnel(opening) => match opening.more().await {
+                Ok(true) => is_http_server(opening.first()),
+                Ok(false) | Err(_) => Some(false),
+            },
+            Self::Plain(stream) => {
+                let mut first = [0; FIRST_OF_SERVER];
+                match stream.peek(&mut first).await {
+                    Ok(0) | Err(_) => Some(false),
+                    Ok(length) => is_http_server(&first[..length]),
+                }
+            }
         }
     }
 }
 
 /// Carries bytes both ways until both sides are done.
 async fn carry(client: Opening, server: Server, mut record: Record) {
+    record.opened();
     let carried = Carried { counters: Counters::default(), record: &mut record };
-    let ended = match server {
-        Server::Tunnel(server) => relay(client, server, &carried.counters).await,
-        Server::Plain(server) => relay(client, server, &carried.counters).await,
+    let Counters { sent, received } = &carried.counters;
+    let moved = || sent.load(Ordering::Relaxed).wrapping_add(received.load(Ordering::Relaxed));
+    let relayed = async {
+        match server {
+            Server::Tunnel(server) => relay(client, server, &carried.counters).await,
+            Server::Plain(server) => relay(client, server, &carried.counters).await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = relayed => Some(ended),
+        () = idle(moved, IDLE) => None,
     };
     drop(carried);
     match ended {
-        Ended::Finished => record.whole = true,
-        Ended::ResetByClient => record.flags.add(Flag::DownstreamConnectionTermination),
-        Ended::ResetByServer => record.flags.add(Flag::UpstreamConnectionTermination),
+        Some(Ended::Finished) => record.whole = true,
+        Some(Ended::ResetByClient) => record.flags.add(Flag::DownstreamConnectionTermination),
+        Some(Ended::ResetByServer) => record.flags.add(Flag::UpstreamConnectionTermination),
+        None => record.idled(),
     }
 }
 

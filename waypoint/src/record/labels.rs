@@ -155,6 +155,11 @@ fn written(of: &Parties) -> String {
     labels.0
 }
 
+/// A status as labels have it: what is none of HTTP's (RFC 9110 §15) counts as none.
+pub fn known(code: u16) -> u16 {
+    if (100..600).contains(&code) { code } else { 0 }
+}
+
 /// Where what has no labels of its own is counted.
 pub fn others() -> String {
     let mut labels = Writer(String::new());

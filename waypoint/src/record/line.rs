@@ -99,8 +99,8 @@ impl Line<'_> {
         let line: Value = json!({
             "start_time": humantime::format_rfc3339_millis(self.start).to_string(),
             "route_name": self.route,
-            "method": self.method,
-            "path": self.path,
+            "method": cut(self.method),
+            "path": cut(self.path),
             "protocol": self.protocol,
             "response_code": self.code,
             "response_flags": self.flags.to_string(),
@@ -110,17 +110,17 @@ impl Line<'_> {
             "bytes_sent": self.sent,
             "duration": u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
             "upstream_service_time": self.service_time.map(|time| time.as_millis().to_string()),
-            "x_forwarded_for": self.forwarded_for,
-            "user_agent": self.user_agent,
-            "request_id": self.request_id,
-            "authority": self.authority,
+            "x_forwarded_for": cut(self.forwarded_for),
+            "user_agent": cut(self.user_agent),
+            "request_id": cut(self.request_id),
+            "authority": cut(self.authority),
             "upstream_host": self.upstream_host,
             "upstream_cluster": self.upstream_cluster,
             "upstream_local_address": null,
             "downstream_local_address": self.downstream_local,
             "downstream_remote_address": self.downstream_remote,
             "requested_server_name": self.server_name,
-            "upstream_transport_failure_reason": self.transport_failure,
+            "upstream_transport_failure_reason": cut(self.transport_failure),
         });
         format!("{line}\n")
     }
@@ -144,10 +144,17 @@ impl Display for Word<'_> {
     }
 }
 
+/// The longest value that a line has, bytes; the rest of a longer one is left out.
+const LONGEST: usize = 4 << 10;
+
+fn cut(text: Option<&str>) -> Option<&str> {
+    text.map(|text| &text[..text.floor_char_boundary(LONGEST)])
+}
+
 fn plain(text: Option<&str>, bad: fn(char) -> bool) -> Cow<'_, str> {
     // What nearly all are made of, and what is never bad.
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() & (byte != b'"'));
-    match text {
+    match cut(text) {
         None | Some("") => "-".into(),
         Some(text) if is_plain(text) => text.into(),
         Some(text) if text.contains(bad) => text.replace(bad, "_").into(),
@@ -194,6 +201,16 @@ mod tests {
              \"-\" \"curl/7.73.0-DEV\" \"84961386-6d84-929d-98bd-c5aee93b5c88\" \"httpbin:8000\" \"10.44.1.27:80\" \
              inbound-vip|8000|http|httpbin.foo.svc.cluster.local - 10.0.45.184:8000 10.44.1.23:46520 - a_rule\n"
         );
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let long = "\u{e9}".repeat(LONGEST);
+        let line = Line { user_agent: Some(&long), path: Some(&long), ..line() };
+        for text in [line.text(), line.json()] {
+            assert!(text.len() < 2 * LONGEST + 1024, "{}", text.len());
+            assert!(text.len() > 2 * LONGEST, "{}", text.len());
+        }
     }
 
     #[test]

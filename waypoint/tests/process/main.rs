@@ -4,6 +4,7 @@
 #![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
 
 mod analyze;
+mod bounds;
 mod client;
 mod explain;
 mod hostile;
@@ -20,3 +21,4 @@ mod rules;
 mod stop;
 mod timeouts;
 mod tunnel;
+mod websocket;

@@ -1,0 +1,47 @@
+//! Shell: when something has carried nothing for long.
+//! Never: knows what it is.
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+/// What is open between a client and an endpoint ends when it has carried nothing for this long, at most
+/// twice that (Envoy's and Istio's `idleTimeout`).
+pub const IDLE: Duration = Duration::from_secs(3600);
+
+/// Waits until `moved`, which counts, has not changed for `patience`, at most twice that.
+pub async fn idle(moved: impl Fn() -> u64, patience: Duration) {
+    let mut before = moved();
+    loop {
+        sleep(patience).await;
+        let now = moved();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_now_and_then_is_not_idle() {
+        let moved = Cell::new(0);
+        let moving = async {
+            for _ in 0..10 {
+                sleep(IDLE * 3 / 4).await;
+                moved.set(moved.get() + 1);
+            }
+        };
+        tokio::select! {
+            () = idle(|| moved.get(), IDLE) => panic!("it moved"),
+            () = moving => {}
+        }
+        assert!(timeout(IDLE * 2, idle(|| moved.get(), IDLE)).await.is_ok());
+    }
+}
