@@ -121,7 +121,8 @@ impl Upstream {
         loop {
             let (connection, reused) = match lane.take().await {
                 Some(connection) => (connection, true),
-                None => self.fresh(&lane, to, version).await?,
+                // Boxed: dials are few.
+                None => Box::pin(self.fresh(&lane, to, version)).await?,
             };
             match connection.send(&lane, request).await {
                 Ok(response) => return Ok(response),
@@ -167,7 +168,7 @@ impl Upstream {
         };
         match version {
             Version::Http1 => connect.await.map(|connection| (connection, false)),
-            Version::Http2 => lane.shared_dial(connect).await,
+            Version::Http2 => Box::pin(lane.shared_dial(connect)).await,
         }
     }
 

@@ -186,15 +186,17 @@ impl Server {
         if let Some(is_http) = self.more().await {
             return is_http;
         }
-        let rest = async {
-            loop {
-                sleep(HALF_SAID).await;
-                if let Some(is_http) = self.more().await {
-                    return is_http;
-                }
+        timeout(SILENCE, self.rest()).await.unwrap_or(false)
+    }
+
+    /// Looks again, until it can be said.
+    async fn rest(&mut self) -> bool {
+        loop {
+            sleep(HALF_SAID).await;
+            if let Some(is_http) = self.more().await {
+                return is_http;
             }
-        };
-        timeout(SILENCE, rest).await.unwrap_or(false)
+        }
     }
 
     /// What it begins with, if that can be said yet. How it ended, the relay finds out.

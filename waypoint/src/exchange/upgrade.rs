@@ -111,25 +111,29 @@ mod tests {
 
     use super::*;
 
+    /// Says `text` and the end.
+    async fn say(into: &mut (impl AsyncWrite + Unpin), text: &[u8]) {
+        into.write_all(text).await.unwrap();
+        into.shutdown().await.unwrap();
+    }
+
+    async fn hear(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+        let mut heard = Vec::new();
+        from.read_to_end(&mut heard).await.unwrap();
+        heard
+    }
+
     #[tokio::test]
     async fn one_direction_ends_and_the_other_goes_on() {
         let (mut client, inner) = duplex(64);
         let (mut endpoint, outer) = duplex(64);
         let (received, sent) = (Meter::default(), Meter::default());
+        let long = vec![b'a'; 10_000];
         let talking = async {
-            client.write_all(b"all I say").await.unwrap();
-            client.shutdown().await.unwrap();
-            let mut heard = Vec::new();
-            endpoint.read_to_end(&mut heard).await.unwrap();
-            assert_eq!(heard, b"all I say");
-            let long = vec![b'a'; 10_000];
-            let said = async {
-                endpoint.write_all(&long).await.unwrap();
-                endpoint.shutdown().await.unwrap();
-            };
-            let mut heard = Vec::new();
-            let (_, length) = tokio::join!(said, client.read_to_end(&mut heard));
-            assert_eq!(length.unwrap(), long.len());
+            say(&mut client, b"all I say").await;
+            assert_eq!(hear(&mut endpoint).await, b"all I say");
+            let ((), heard) = tokio::join!(say(&mut endpoint, &long), hear(&mut client));
+            assert_eq!(heard, long);
         };
         let (ended, ()) = tokio::join!(carry(inner, outer, (&received, &sent)), talking);
         assert_eq!((ended, received.bytes(), sent.bytes()), (Ok(()), 9, 10_000));

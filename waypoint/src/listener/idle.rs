@@ -29,18 +29,19 @@ mod tests {
 
     use super::*;
 
+    async fn moving(moved: &Cell<u64>) {
+        for _ in 0..10 {
+            sleep(IDLE * 3 / 4).await;
+            moved.set(moved.get() + 1);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_moves_now_and_then_is_not_idle() {
         let moved = Cell::new(0);
-        let moving = async {
-            for _ in 0..10 {
-                sleep(IDLE * 3 / 4).await;
-                moved.set(moved.get() + 1);
-            }
-        };
         tokio::select! {
             () = idle(|| moved.get(), IDLE) => panic!("it moved"),
-            () = moving => {}
+            () = moving(&moved) => {}
         }
         assert!(timeout(IDLE * 2, idle(|| moved.get(), IDLE)).await.is_ok());
     }
