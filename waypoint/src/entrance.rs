@@ -155,13 +155,13 @@ impl Entrance {
         let version = match port.protocol {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => http_version(&mut opening).await,
             Protocol::Tcp => return self.opaque(opening, port, session).await,
-            Protocol::Tls => return self.tls(opening, port, session).await,
+            Protocol::Tls => return Box::pin(self.tls(opening, port, session)).await,
             Protocol::Unknown => match timeout(SILENCE, opening.more()).await {
                 Err(_) => return Box::pin(self.silent(opening, port, session)).await,
                 Ok(Ok(true)) => match whole_guess(&mut opening).await {
                     Guess::Http1 => Some(Version::Http1),
                     Guess::Http2 => Some(Version::Http2),
-                    Guess::Tls => return self.tls(opening, port, session).await,
+                    Guess::Tls => return Box::pin(self.tls(opening, port, session)).await,
                     Guess::Opaque | Guess::More => {
                         return self.opaque(opening, port, session).await;
                     }

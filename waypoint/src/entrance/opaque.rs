@@ -102,7 +102,7 @@ impl Entrance {
         match whole_guess(&mut opening).await {
             Guess::Http1 => self.requests(opening, (port, Version::Http1), session).await,
             Guess::Http2 => self.requests(opening, (port, Version::Http2), session).await,
-            Guess::Tls => self.tls(opening, port, session).await,
+            Guess::Tls => Box::pin(self.tls(opening, port, session)).await,
             Guess::Opaque | Guess::More => self.opaque(opening, port, session).await,
         }
     }
