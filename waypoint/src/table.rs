@@ -68,7 +68,7 @@ mod tests {
             table(&columns, &rows),
             "NAME   ADDRESSES          FIRST      PARTS   A   B\n\
              web    10.0.0.1,fd00::1   10.0.0.1   1       1   -\n\
-             _[2J   a_                 a          0       -   -\n\
+             _[2J   a_                 a_         0       -   -\n\
              -      3                  1          2       2   3\n"
         );
     }

@@ -35,7 +35,7 @@ impl Entrance {
         let port = Port { protocol: Protocol::Tls, ..port };
         let name = timeout(HEAD_TIMEOUT, server_name(&mut opening)).await.unwrap_or(None);
         session.server_name = name.map(Arc::from);
-        self.opaque(opening, port, session).await;
+        Box::pin(self.opaque(opening, port, session)).await;
     }
 
     /// Carries bytes to the endpoint that the rules choose.
