@@ -127,7 +127,7 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         config.node.clone(),
         capture_settings(&config),
         config.capture.mode == CaptureMode::All,
-        (connections.clone(), workers),
+        (connections.clone(), workers.clone()),
     )?;
     enrolment.follow_kernel_log(&background);
     let loads = Loads::default();
@@ -154,6 +154,8 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
     }
     background.force();
     background.stop(Duration::ZERO).await;
+    // Not before: what ends in grace is carried by them.
+    drop(workers);
     tracing::info!(finished, "stopped");
     stopped
 }
