@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,7 @@ use tokio::{
 
 use crate::{
     attachment::Gateway,
+    balance::Balance,
     config::{AccessFormat, Config},
     entrance::Entrance,
     exchange::{Exchange, Mirrors},
@@ -76,7 +77,8 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let (connections, background) = (Drain::default(), Drain::default());
     let (identity, keeper) = certificates(&config, &background)?;
     let lease = keeper.hold(&identity);
-    let mesh = mesh(&config, address, &background).await?;
+    let balance = Balance::default();
+    let mesh = mesh(&config, address, &background, &balance).await?;
     let telemetry = telemetry(&config, &logging);
     let baggage = baggage(&config);
     let own =
@@ -94,7 +96,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         mirrors: Mirrors::default(),
         drain: connections.clone(),
         background: background.clone(),
-        turn: AtomicUsize::new(0),
+        balance: balance.clone(),
     };
     let gateway = Arc::new(gateway(&config, address));
     let entrance = Entrance {
@@ -114,6 +116,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         keeper,
         telemetry: telemetry.clone(),
         upstream,
+        balance,
         config: Arc::new(serde_json::to_value(&config).context("write the configuration")?),
         logging,
         ready: ready.clone(),
@@ -145,6 +148,7 @@ async fn mesh(
     config: &Config,
     address: IpAddr,
     background: &Drain,
+    balance: &Balance,
 ) -> anyhow::Result<watch::Receiver<Arc<Mesh>>> {
     let settings = manifest::Settings {
         trust_domain: config.trust_domain.clone(),
@@ -156,6 +160,7 @@ async fn mesh(
     let (gateway, mut called) = (gateway(config, address), Vec::new());
     let mut settings = route_settings(config);
     let mut routes = routes::Compiler::new(settings.clone());
+    let (balance, mut generation) = (balance.clone(), 0);
     let make = move |folder: &Folder, changes: &Changes| {
         let snapshot = compiler.apply(folder, changes);
         let names = names(&snapshot, &gateway);
@@ -175,7 +180,14 @@ async fn mesh(
             problems = problems.len(),
             "manifests read"
         );
-        Mesh { snapshot, table, backends, problems }
+        // What a service that is gone leaves behind would stay for ever.
+        balance.retain(|backend| {
+            snapshot.service_named(&backend.host).is_some()
+                || snapshot.workload(&backend.host).is_some()
+        });
+        generation += 1;
+        let here = snapshot.workload_at(address).cloned();
+        Mesh { snapshot, table, backends, problems, generation, here }
     };
     Ok(manifest::follow(&config.manifests.directory, background, make).await?)
 }

@@ -1,5 +1,7 @@
 //! Shell: the body of a request on its way to an endpoint: counted, and copied to mirrors.
-//! Never: keeps a byte; waits for a mirror.
+//! Never: keeps a byte, but for another try (`replay`); waits for a mirror.
+mod replay;
+
 use std::{
     pin::Pin,
     sync::{
@@ -14,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::{Notify, mpsc};
 
+pub use self::replay::Replay;
 use crate::grpc::Messages;
 
 /// Frames that wait for a mirror, at most; a slower one gets no more of the body.
@@ -87,6 +90,9 @@ pub enum Broken {
     /// A mirror was too slow for it.
     #[error("a mirror was too slow")]
     Slow,
+    /// The try that it was for is over.
+    #[error("another try has the body")]
+    Again,
 }
 
 /// The body of a request.
@@ -109,6 +115,8 @@ enum Source {
     Client(Incoming),
     /// A copy, and whether all of it was handed on.
     Copy(mpsc::Receiver<Frame<Bytes>>, Arc<AtomicBool>),
+    /// One try's, of several.
+    Again(replay::Reading),
     Nothing,
 }
 
@@ -136,8 +144,21 @@ impl RequestBody {
         let (frames, receiver) = mpsc::channel(MOST_WAITING);
         let whole = Arc::new(AtomicBool::new(false));
         self.mirrors.push(Mirror { frames, whole: whole.clone() });
-        let source = Source::Copy(receiver, whole);
+        Self::of_copy(receiver, whole)
+    }
+
+    fn of_copy(frames: mpsc::Receiver<Frame<Bytes>>, whole: Arc<AtomicBool>) -> Self {
+        let source = Source::Copy(frames, whole);
         Self { source, meter: Arc::default(), mirrors: Vec::new() }
+    }
+
+    /// One try's. Its meter says how much of it that try was sent.
+    fn again(reading: replay::Reading) -> Self {
+        let meter = Arc::new(Meter::default());
+        if reading.is_end() {
+            meter.end();
+        }
+        Self { source: Source::Again(reading), meter, mirrors: Vec::new() }
     }
 
     /// What is known of it while it passes.
@@ -165,6 +186,7 @@ impl RequestBody {
                 Poll::Ready(Some(frame)) => Poll::Ready(Some(Ok(frame))),
                 Poll::Pending => Poll::Pending,
             },
+            Source::Again(reading) => reading.poll(context),
             Source::Nothing => Poll::Ready(None),
         }
     }
@@ -209,6 +231,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Client(body) => body.is_end_stream(),
             Source::Copy(..) => false,
+            Source::Again(reading) => reading.is_end(),
             Source::Nothing => true,
         }
     }
@@ -217,6 +240,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Client(body) => body.size_hint(),
             Source::Copy(..) => SizeHint::default(),
+            Source::Again(reading) => reading.hint(),
             Source::Nothing => SizeHint::with_exact(0),
         }
     }

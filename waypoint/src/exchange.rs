@@ -1,6 +1,7 @@
 //! Story: one request from its head to the end of its response.
 //! Never: parses, touches a socket.
 pub(crate) mod asked;
+mod attempt;
 mod headers;
 mod mirror;
 mod place;
@@ -9,25 +10,24 @@ mod upgrade;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use culvert_agent::{clock, drain::Drain};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header::SET_COOKIE};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::sync::{Semaphore, watch};
 
 use self::{
     asked::Asked,
+    attempt::{Call, Time, Tries},
     respond::{Expiry, answered, pass, refuse},
 };
 pub use self::{mirror::Mirrors, respond::ResponseBody};
 use crate::{
     backend::{self, Backend},
+    balance::{Balance, Traffic, Wish},
     body::{Meter, RequestBody},
     grpc,
     listener::Version,
@@ -35,8 +35,9 @@ use crate::{
     outcome::{Failure, Flag, LocalReply},
     path::Normalisation,
     record::{Record, Session, Telemetry},
+    retry::Plan,
     routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule},
-    upstream::{AnswerBody, To, Upstream},
+    upstream::{AnswerBody, Upstream},
 };
 
 /// What requests share.
@@ -58,8 +59,8 @@ pub struct Exchange {
     pub drain: Drain,
     /// Who owns what nobody waits for.
     pub background: Drain,
-    /// Whose turn it is.
-    pub turn: AtomicUsize,
+    /// Who takes what, and how much there may be.
+    pub balance: Balance,
 }
 
 /// What became of it.
@@ -139,20 +140,29 @@ impl Exchange {
         mut asked: Asked,
         record: &mut Record,
     ) -> Result<Done, LocalReply> {
-        let (to, backend) = self.endpoint(mesh, onward.backend, record)?;
+        let plan = Plan::of(&onward.forward.retry, &asked.head.headers);
+        let mut call = Call::new(mesh, onward, &asked, record)?;
         asked.change(onward)?;
-        let version = version(mesh, &backend, &asked);
+        let version = version(mesh, &call.backend, &asked);
         self.mirror(mesh, onward, &mut asked);
         let client = asked.client.take();
         // A websocket may last.
-        let timeout = onward.timeouts.request.filter(|_| client.is_none());
-        let expiry = timeout.map(|timeout| expiry(record.received.clone(), timeout));
-        let request = asked.into_request(version, client.is_some())?;
-        let sent = clock::now();
-        let (mut answer, expiry) = self.send(&to, version, request, expiry).await?;
+        let lasts = client.is_some();
+        let timeout = onward.timeouts.request.filter(|_| !lasts);
+        let time = Time {
+            all: timeout.map(|timeout| expiry(record.received.clone(), timeout)),
+            per_try: onward.timeouts.per_try.filter(|_| !lasts),
+        };
+        let request = asked.into_request(version, lasts)?;
+        let (sent, cookie) = (clock::now(), call.cookie.take());
+        let tries = Tries { call, plan, version, time };
+        let (mut answer, expiry) = tries.run(self, request, record).await?;
         record.service_time = Some(clock::now().saturating_duration_since(sent));
         let status = answer.status();
         onward.response.apply(Some(status), answer.headers_mut());
+        if let Some(cookie) = cookie {
+            answer.headers_mut().append(SET_COOKIE, cookie);
+        }
         match client {
             Some(client) if status == StatusCode::SWITCHING_PROTOCOLS => {
                 Ok(Done::Switched(answer, client))
@@ -161,52 +171,19 @@ impl Exchange {
         }
     }
 
-    fn endpoint(
-        &self,
-        mesh: &Mesh,
-        reference: &Arc<BackendRef>,
-        record: &mut Record,
-    ) -> Result<(To, Backend), LocalReply> {
-        record.backend = Some(reference.clone());
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let (to, backend) = mesh.pick(reference, record.session().dialled, turn)?;
-        record.destination.clone_from(&to.workload);
-        record.endpoint = Some(to.at);
-        Ok((to, backend))
-    }
-
-    /// One attempt, within the time that there is.
-    async fn send(
-        &self,
-        to: &To,
-        version: Version,
-        request: Request<RequestBody>,
-        expiry: Option<Expiry>,
-    ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
-        let sent = self.upstream.send(to, version, request);
-        let Some(mut expiry) = expiry else {
-            let answer = sent.await.map_err(|failure| LocalReply::failed(&failure))?;
-            return Ok((answer, None));
-        };
-        tokio::select! {
-            answer = sent => {
-                let answer = answer.map_err(|failure| LocalReply::failed(&failure))?;
-                Ok((answer, Some(expiry)))
-            }
-            () = &mut expiry => Err(LocalReply::timeout()),
-        }
-    }
-
     /// Sends copies to the rule's mirrors.
     fn mirror(&self, mesh: &Mesh, onward: &Onward<'_>, asked: &mut Asked) {
         for reference in &onward.mirrors {
-            let turn = self.turn.load(Ordering::Relaxed);
-            let Ok((to, backend)) = mesh.pick(reference, NOWHERE, turn) else { continue };
+            let Ok((reach, backend)) = mesh.reach(reference, NOWHERE) else { continue };
             let Some(room) = self.mirrors.room() else { return };
+            let balance = (&self.balance, Traffic::Http);
+            let wish = Wish::default();
+            let picked = mesh.pick(balance, (&reach, &backend), NOWHERE, &wish);
+            let Ok(picked) = picked else { continue };
             let version = version(mesh, &backend, asked);
             let Some(copy) = asked.copy(version) else { continue };
             let within = (onward.timeouts.request, room);
-            let sending = mirror::send(self.upstream.clone(), to, version, copy, within);
+            let sending = mirror::send(self.upstream.clone(), picked, version, copy, within);
             self.background.spawn(sending);
         }
     }

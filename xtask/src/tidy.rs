@@ -51,7 +51,8 @@ const WAYPOINT: Rooms = &[
     &["routing"],
     &["backend"],
     &["manifest"],
-    &["outcome", "body"],
+    &["outcome"],
+    &["balance", "body", "retry"],
     &["listener"],
     &["upstream"],
     &["mesh"],
@@ -63,7 +64,7 @@ const WAYPOINT: Rooms = &[
     &["operators"],
     &["app"],
     &["analyze", "admin", "table"],
-    &["connections", "rules", "status"],
+    &["connections", "health", "rules", "status"],
 ];
 
 /// Where HTTP is spoken, and where the waypoint passes on what it heard.

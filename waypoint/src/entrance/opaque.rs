@@ -1,12 +1,17 @@
 //! Story: a tunnel whose bytes nobody looks at, beyond the name that a TLS client asks for.
 //! Never: HTTP.
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use culvert_agent::relay::{Counters, Ended, relay};
 use tokio::time::timeout;
 
 use super::{Entrance, whole_guess};
 use crate::{
+    balance::{Permit, Ticket, Traffic, Wish, key},
     exchange::{Port, asked::client},
     listener::{
         Opening, Version,
@@ -14,11 +19,15 @@ use crate::{
         serve::HEAD_TIMEOUT,
         sniff::Guess,
     },
-    outcome::{Flag, LocalReply},
+    mesh::Picked,
+    outcome::{Failure, Flag, LocalReply, Outcome},
     record::{Record, Session},
     routing::{self, Missing, Target, find_stream},
-    upstream::{Opened, To},
+    upstream::Opened,
 };
+
+/// Looks at an idle connection within the time that it may be.
+const QUARTERS: u32 = 4;
 
 impl Entrance {
     /// A client of TLS: its rule may depend on the name that it asks for.
@@ -34,14 +43,14 @@ impl Entrance {
         let mut record = Record::open(&self.exchange.telemetry, &session);
         let chosen = self.choose(&port, &session, &mut record);
         let opened = match chosen {
-            Ok(to) => {
-                let opened = self.exchange.upstream.open(&to).await;
+            Ok(picked) => {
+                let opened = self.open(picked).await;
                 opened.map_err(|failure| LocalReply::failed(&failure))
             }
             Err(reply) => Err(reply),
         };
         match opened {
-            Ok(opened) => carry(opening, Server::from(opened), record).await,
+            Ok(server) => carry(opening, server, record).await,
             Err(reply) => {
                 record.replied(&reply);
                 opening.abort();
@@ -54,15 +63,14 @@ impl Entrance {
     pub(super) async fn silent(self, mut opening: Opening, port: Port, session: Session) {
         let session = Arc::new(session);
         let mut record = Record::open(&self.exchange.telemetry, &session);
-        let Ok(to) = self.choose(&port, &session, &mut record) else {
+        let Ok(picked) = self.choose(&port, &session, &mut record) else {
             record.forget();
             return Box::pin(self.late(opening, port, session)).await;
         };
-        let Ok(opened) = self.exchange.upstream.open(&to).await else {
+        let Ok(mut server) = self.open(picked).await else {
             record.forget();
             return Box::pin(self.late(opening, port, session)).await;
         };
-        let mut server = Server::from(opened);
         tokio::select! {
             _ = opening.more() => {}
             () = server.speaks() => return carry(opening, server, record).await,
@@ -90,13 +98,29 @@ impl Entrance {
         }
     }
 
+    /// A connection to whoever was picked, which hears how that went.
+    async fn open(&self, picked: Picked) -> Result<Server, Failure> {
+        let Picked { to, ticket } = picked;
+        let opened = self.exchange.upstream.open(&to, &ticket).await;
+        ticket.report(&match &opened {
+            Ok(_) => Outcome::Opened,
+            Err(failure) => Outcome::unsent(failure.clone()),
+        });
+        let (opened, permit) = opened?;
+        let stream = match opened {
+            Opened::Tunnel(tunnel) => Stream::Tunnel(Opening::from(tunnel)),
+            Opened::Plain(stream) => Stream::Plain(stream),
+        };
+        Ok(Server { stream, held: (permit, ticket) })
+    }
+
     /// The endpoint that the rules choose.
     fn choose(
         &self,
         port: &Port,
         session: &Session,
         record: &mut Record,
-    ) -> Result<To, LocalReply> {
+    ) -> Result<Picked, LocalReply> {
         let mesh = self.mesh.borrow().clone();
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
@@ -116,11 +140,14 @@ impl Entrance {
             }
         };
         record.backend = Some(reference.clone());
-        let turn = self.exchange.turn.fetch_add(1, Ordering::Relaxed);
-        let (to, _) = mesh.pick(reference, session.dialled, turn)?;
-        record.destination.clone_from(&to.workload);
-        record.endpoint = Some(to.at);
-        Ok(to)
+        let (reach, backend) = mesh.reach(reference, session.dialled)?;
+        let (key, client) = (&backend.policy.load_balancer.algorithm, session.client.ip());
+        let wish = Wish { key: key::of_connection(key, client), ..Wish::default() };
+        let balance = (&self.exchange.balance, Traffic::Tcp);
+        let picked = mesh.pick(balance, (&reach, &backend), session.dialled, &wish)?;
+        record.destination.clone_from(&picked.to.workload);
+        record.endpoint = Some(picked.to.at);
+        Ok(picked)
     }
 }
 
@@ -139,43 +166,74 @@ async fn server_name(opening: &mut Opening) -> Option<String> {
 }
 
 /// A connection to an endpoint that may speak first.
-enum Server {
-    Tunnel(Opening),
-    Plain(tokio::net::TcpStream),
+struct Server {
+    stream: Stream,
+    /// What is taken as long as it is open.
+    held: (Permit, Ticket),
 }
 
-impl From<Opened> for Server {
-    fn from(opened: Opened) -> Self {
-        match opened {
-            Opened::Tunnel(tunnel) => Self::Tunnel(Opening::from(tunnel)),
-            Opened::Plain(stream) => Self::Plain(stream),
-        }
-    }
+enum Stream {
+    Tunnel(Opening),
+    Plain(tokio::net::TcpStream),
 }
 
 impl Server {
     /// Waits until it does, or ends.
     async fn speaks(&mut self) {
         // How it ended, the relay finds out.
-        match self {
-            Self::Tunnel(opening) => drop(opening.more().await),
-            Self::Plain(stream) => drop(stream.readable().await),
+        match &mut self.stream {
+            Stream::Tunnel(opening) => drop(opening.more().await),
+            Stream::Plain(stream) => drop(stream.readable().await),
         }
     }
 }
 
-/// Carries bytes both ways until both sides are done.
+/// Carries bytes both ways until both sides are done, or the connection has been idle for too long or is
+/// as old as it may become.
 async fn carry(client: Opening, server: Server, mut record: Record) {
+    let Server { stream, held } = server;
+    let policy = held.1.policy().clone();
+    let pool = &policy.connection_pool;
     let carried = Carried { counters: Counters::default(), record: &mut record };
-    let ended = match server {
-        Server::Tunnel(server) => relay(client, server, &carried.counters).await,
-        Server::Plain(server) => relay(client, server, &carried.counters).await,
+    let relayed = async {
+        match stream {
+            Stream::Tunnel(server) => relay(client, server, &carried.counters).await,
+            Stream::Plain(server) => relay(client, server, &carried.counters).await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = relayed => ended,
+        () = idle(&carried.counters, pool.tcp_idle_timeout) => Ended::ResetByServer,
+        () = age(pool.max_connection_duration) => Ended::ResetByServer,
     };
     drop(carried);
     match ended {
         Ended::Finished => record.whole = true,
         Ended::ResetByClient => record.flags.add(Flag::DownstreamConnectionTermination),
         Ended::ResetByServer => record.flags.add(Flag::UpstreamConnectionTermination),
+    }
+}
+
+/// Over when no byte has passed for this long, or a quarter longer.
+async fn idle(counters: &Counters, most: Option<Duration>) {
+    let Some(most) = most else { return pending().await };
+    let passed = || {
+        let counters = [&counters.sent, &counters.received];
+        counters.map(|counter| counter.load(Ordering::Relaxed))
+    };
+    let (mut last, mut quiet) = (passed(), 0);
+    while quiet < QUARTERS {
+        tokio::time::sleep(most / QUARTERS).await;
+        let now = passed();
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+    }
+}
+
+async fn age(most: Option<Duration>) {
+    match most {
+        Some(most) => tokio::time::sleep(most).await,
+        None => pending().await,
     }
 }
 

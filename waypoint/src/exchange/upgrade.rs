@@ -16,12 +16,13 @@ pub(super) fn join(
     mut record: Record,
     drain: &Drain,
 ) -> Response<ResponseBody> {
-    let (mut head, _body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
+    let taken = body.taken();
     let endpoint = head.extensions.remove::<OnUpgrade>();
     let answer = respond::switch(head, &mut record);
     drain.spawn(async move {
         // All of it, so that it ends here.
-        let mut record = record;
+        let (mut record, _taken) = (record, taken);
         let Some(endpoint) = endpoint else { return };
         let (Ok(client), Ok(endpoint)) = tokio::join!(client, endpoint) else { return };
         let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));

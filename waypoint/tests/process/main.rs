@@ -3,13 +3,17 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
 
+mod balancing;
 mod client;
+mod ejection;
 mod explain;
 mod hostile;
 mod http;
 mod lab;
 mod opaque;
 mod pod;
+mod retries;
 mod rules;
+mod script;
 mod stop;
 mod tunnel;

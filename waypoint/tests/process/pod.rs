@@ -32,7 +32,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::lab::Lab;
+use crate::{lab::Lab, script::Script};
 
 /// A CONNECT that came.
 #[derive(Clone, Debug)]
@@ -51,10 +51,12 @@ pub(crate) struct Heard {
 pub(crate) struct Pod {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    /// What it does in place of answering.
+    pub(crate) script: Arc<Script>,
     drain: Drain,
 }
 
-type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 impl Pod {
     pub(crate) async fn start(lab: &Lab, host: u8) -> Self {
@@ -68,9 +70,9 @@ impl Pod {
         let at = SocketAddr::new(lab.address(host), 15008);
         let listener = TcpListener::bind(at).await.expect("a listener");
         let credentials = lab.credentials(identity);
-        let pod = Self { seen, heard, drain };
+        let pod = Self { seen, heard, script: Arc::default(), drain };
         let (seen, heard, drain) = (pod.seen.clone(), pod.heard.clone(), pod.drain.clone());
-        let agent = Agent { name, seen, heard, drain };
+        let agent = Agent { name, seen, heard, script: pod.script.clone(), drain };
         pod.drain.spawn(accept(listener, credentials, agent));
         pod
     }
@@ -107,10 +109,11 @@ impl Drop for Pod {
 }
 
 #[derive(Clone)]
-struct Agent {
+pub(crate) struct Agent {
     name: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    script: Arc<Script>,
     drain: Drain,
 }
 
@@ -131,6 +134,7 @@ impl Agent {
         self.seen.lock().expect("a list").push(seen);
         match authority.port {
             // The application does not listen.
+            _ if self.script.refuses() => connect.refuse(StatusCode::SERVICE_UNAVAILABLE),
             8086 => connect.refuse(StatusCode::SERVICE_UNAVAILABLE),
             // The policy denies it.
             8087 => connect.refuse(StatusCode::UNAUTHORIZED),
@@ -179,7 +183,12 @@ impl Agent {
         let (io, owner) = (TokioIo::new(stream), self.drain.clone());
         let service = service_fn(move |request| {
             let agent = self.clone();
-            async move { answer(request, &agent).await }
+            async move {
+                match agent.script.request() {
+                    Some(act) => act.answer(request, &agent).await,
+                    None => Ok(answer(request, &agent).await?),
+                }
+            }
         });
         if second {
             let _ = http2::Builder::new(Owned(owner)).serve_connection(io, service).await;
@@ -245,7 +254,7 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
     }
 }
 
-async fn told(request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
+pub(crate) async fn told(request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let name = &*agent.name;
@@ -321,11 +330,11 @@ fn call(request: Request<Incoming>) -> Answer {
     answer
 }
 
-fn full(text: String) -> UnsyncBoxBody<Bytes, std::io::Error> {
+pub(crate) fn full(text: String) -> UnsyncBoxBody<Bytes, std::io::Error> {
     Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-fn frames(all: Vec<Result<Frame<Bytes>, std::io::Error>>) -> UnsyncBoxBody<Bytes, std::io::Error> {
+pub(crate) fn frames(all: Vec<Result<Frame<Bytes>, std::io::Error>>) -> UnsyncBoxBody<Bytes, std::io::Error> {
     // A pause, so that the head goes before it.
     let stream = futures_util::stream::unfold(all.into_iter(), |mut all| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
