@@ -169,7 +169,9 @@ impl Failure {
     /// The words of Envoy's `%RESPONSE_CODE_DETAILS%`.
     fn reason(&self) -> &'static str {
         match self {
-            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Denied => "connection_failure",
+            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Denied => {
+                "connection_failure"
+            }
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated => "connection_termination",
             Self::Reset => "remote_reset",

@@ -18,7 +18,9 @@ pub struct Endpoint {
 /// The endpoints behind a backend that take connections, in order of their uids; none when its service
 /// is not there.
 pub fn endpoints(snapshot: &Snapshot, backend: &Backend) -> Vec<Endpoint> {
-    all(snapshot, backend).map(|(workload, port)| Endpoint { workload: workload.clone(), port }).collect()
+    all(snapshot, backend)
+        .map(|(workload, port)| Endpoint { workload: workload.clone(), port })
+        .collect()
 }
 
 /// Whether there is one.

@@ -105,7 +105,8 @@ impl Balance {
 
     /// Forgets those that are no more, once nothing is under way there.
     pub fn retain(&self, is_there: impl Fn(&BackendRef) -> bool) {
-        lock(&self.0).retain(|(backend, _), group| is_there(backend) || Arc::strong_count(group) > 1);
+        lock(&self.0)
+            .retain(|(backend, _), group| is_there(backend) || Arc::strong_count(group) > 1);
     }
 }
 
@@ -127,7 +128,12 @@ impl Group {
 
     /// An attempt at somebody who is none of several.
     pub fn fixed(self: &Arc<Self>, policy: &Arc<CallPolicy>) -> Ticket {
-        Ticket { group: self.clone(), policy: policy.clone(), pick: None, begun: AtomicBool::new(false) }
+        Ticket {
+            group: self.clone(),
+            policy: policy.clone(),
+            pick: None,
+            begun: AtomicBool::new(false),
+        }
     }
 
     /// What Istio calls it.

@@ -199,15 +199,26 @@ impl Balancer {
         let policy = self.view.policy.clone();
         let Some(settings) = &policy.outlier_detection else { return };
         while next <= now {
-            next = match self.hosts.iter().all(|host| host.standing.is_quiet()) {
-                true => after(next, now, settings),
-                false => {
-                    self.sweep(next, settings);
-                    next + outlier::interval(settings)
+            // Sweeps that would change nothing are passed over.
+            next = match self.event(next, settings).filter(|at| *at <= now) {
+                Some(at) => {
+                    self.sweep(at, settings);
+                    at + outlier::interval(settings)
                 }
+                None => not_before(next, now + NOTHING, settings),
             };
         }
         self.next_sweep = Some(next);
+    }
+
+    /// The first sweep from `next` on that changes something, if nothing is heard before.
+    fn event(&self, next: Instant, settings: &OutlierDetection) -> Option<Instant> {
+        let loud = self.hosts.iter().filter(|host| !host.standing.is_quiet());
+        let event = |host: &Host| {
+            let until = host.standing.until(settings);
+            until.map_or(next, |until| not_before(next, until, settings))
+        };
+        loud.map(event).min()
     }
 
     fn sweep(&mut self, now: Instant, settings: &OutlierDetection) {
@@ -238,8 +249,7 @@ impl Balancer {
     /// The first sweep that is not before `at`.
     pub fn returns(&self, at: Instant) -> Option<Instant> {
         let settings = self.view.policy.outlier_detection.as_ref()?;
-        let next = self.next_sweep?;
-        Some(if at <= next { next } else { after(next, at - NOTHING, settings) })
+        Some(not_before(self.next_sweep?, at, settings))
     }
 
     /// How often that happened.
@@ -266,7 +276,10 @@ impl Balancer {
         };
         let levels = levels.iter().zip(panics).map(level).collect();
         let new = warmup.iter().flat_map(|warmup| {
-            self.hosts.iter().filter(|host| host.is_new(*warmup, now)).map(|h| h.since + warmup.duration)
+            self.hosts
+                .iter()
+                .filter(|host| host.is_new(*warmup, now))
+                .map(|h| h.since + warmup.duration)
         });
         Plan { loads, levels, until: new.min() }
     }
@@ -335,10 +348,10 @@ fn weighted(weights: impl Iterator<Item = u64> + Clone, drawn: u64) -> Option<us
     })
 }
 
-/// The first sweep after `now`, of those that follow `next`.
-fn after(next: Instant, now: Instant, settings: &OutlierDetection) -> Instant {
-    let interval = outlier::interval(settings).as_nanos().max(1);
-    let missed = now.saturating_duration_since(next).as_nanos() / interval + 1;
+/// The first sweep that is not before `at`, of `next` and those that follow it.
+fn not_before(next: Instant, at: Instant, settings: &OutlierDetection) -> Instant {
+    let interval = outlier::interval(settings).as_nanos();
+    let missed = at.saturating_duration_since(next).as_nanos().div_ceil(interval);
     let nanoseconds = u64::try_from(missed * interval).unwrap_or(u64::MAX);
     next + Duration::from_nanos(nanoseconds)
 }

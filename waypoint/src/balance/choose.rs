@@ -82,7 +82,12 @@ impl Moment<'_> {
 
 impl Chooser {
     /// A choice among some of all hosts, at this moment; `drawn` is where turns begin.
-    pub(super) fn new(algorithm: &Algorithm, members: Vec<usize>, moment: Moment<'_>, drawn: u64) -> Self {
+    pub(super) fn new(
+        algorithm: &Algorithm,
+        members: Vec<usize>,
+        moment: Moment<'_>,
+        drawn: u64,
+    ) -> Self {
         let weights = members.iter().map(|place| moment.weight(*place));
         let alike = weights.clone().zip(weights.skip(1)).all(|(a, b)| a == b);
         let by_load = matches!(algorithm, Algorithm::LeastRequest);

@@ -56,9 +56,8 @@ impl Loads {
     /// take any.
     pub fn without(&self, excluded: &[usize]) -> Option<Vec<usize>> {
         let able = self.able.iter().enumerate();
-        let able: Vec<_> = able
-            .map(|(level, able)| if excluded.contains(&level) { 0 } else { *able })
-            .collect();
+        let able: Vec<_> =
+            able.map(|(level, able)| if excluded.contains(&level) { 0 } else { *able }).collect();
         able.iter().any(|able| *able > 0).then(|| spread(&able))
     }
 }

@@ -61,7 +61,8 @@ impl Limits {
     /// A place for a retry: a budget counts in place of `most`.
     pub fn retry(self: &Arc<Self>, most: u32, budget: Option<&RetryBudget>) -> Option<Permit> {
         let most = budget.map_or(most, |budget| {
-            let active = f64::from(self.taken(Kind::Request)) + f64::from(self.taken(Kind::Pending));
+            let active =
+                f64::from(self.taken(Kind::Request)) + f64::from(self.taken(Kind::Pending));
             // Negative ones and what is no number become nothing.
             let share = (active * budget.percent / 100.0) as u32;
             share.max(budget.min_retry_concurrency)

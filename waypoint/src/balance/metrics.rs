@@ -31,7 +31,9 @@ const FAMILIES: [Family; 15] = [
         group.look(|b| b.ejections().overflowed)
     }),
     ("envoy_cluster_upstream_cx_active", "gauge", |group| group.taken(Kind::Connection).into()),
-    ("envoy_cluster_upstream_rq_pending_active", "gauge", |group| group.taken(Kind::Pending).into()),
+    ("envoy_cluster_upstream_rq_pending_active", "gauge", |group| {
+        group.taken(Kind::Pending).into()
+    }),
     ("envoy_cluster_upstream_rq_active", "gauge", |group| group.taken(Kind::Request).into()),
     ("envoy_cluster_upstream_cx_overflow", "counter", |g| g.limits.refused(Kind::Connection)),
     ("envoy_cluster_upstream_rq_pending_overflow", "counter", |group| {
@@ -63,7 +65,10 @@ impl Balance {
             }
         }
         let left = groups.len() - shown.len();
-        let _ = writeln!(text, "# TYPE culvert_backends_not_shown gauge\nculvert_backends_not_shown {left}");
+        let _ = writeln!(
+            text,
+            "# TYPE culvert_backends_not_shown gauge\nculvert_backends_not_shown {left}"
+        );
         text
     }
 }

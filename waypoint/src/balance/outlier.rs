@@ -138,11 +138,7 @@ impl Standing {
         if now < until {
             return false;
         }
-        *self = Self {
-            multiplier: self.multiplier,
-            returned: Some(now),
-            ..Self::default()
-        };
+        *self = Self { multiplier: self.multiplier, returned: Some(now), ..Self::default() };
         true
     }
 }

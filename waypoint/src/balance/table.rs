@@ -101,7 +101,11 @@ fn maglev(size: u64, hosts: &[(String, f64)]) -> Vec<u32> {
 }
 
 /// The next free entry of a walk.
-fn free<'e>(walk: &mut Walk, size: u64, entries: &'e mut [Option<u32>]) -> Option<&'e mut Option<u32>> {
+fn free<'e>(
+    walk: &mut Walk,
+    size: u64,
+    entries: &'e mut [Option<u32>],
+) -> Option<&'e mut Option<u32>> {
     let place = (0..size).find_map(|_| {
         let place = (walk.offset + walk.skip * walk.next) % size;
         walk.next += 1;

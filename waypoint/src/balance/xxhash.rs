@@ -35,8 +35,12 @@ pub fn xxhash64(bytes: &[u8], seed: u64) -> u64 {
 }
 
 fn converged(stripes: &[[u8; 32]], seed: u64) -> u64 {
-    let mut lanes =
-        [seed.wrapping_add(P1).wrapping_add(P2), seed.wrapping_add(P2), seed, seed.wrapping_sub(P1)];
+    let mut lanes = [
+        seed.wrapping_add(P1).wrapping_add(P2),
+        seed.wrapping_add(P2),
+        seed,
+        seed.wrapping_sub(P1),
+    ];
     for stripe in stripes {
         let (words, _) = stripe.as_chunks::<8>();
         for (lane, word) in lanes.iter_mut().zip(words) {

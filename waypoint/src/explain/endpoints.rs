@@ -46,7 +46,9 @@ fn backends(mesh: &Mesh, service: &Service) -> Vec<Arc<BackendRef>> {
     let all: Vec<_> = std::iter::once(None).chain(subsets.map(Some)).collect();
     let of_port = |port: u16| {
         let host = service.hostname.clone();
-        all.iter().map(move |subset| Arc::new(BackendRef { host: host.clone(), port, subset: subset.clone() }))
+        all.iter().map(move |subset| {
+            Arc::new(BackendRef { host: host.clone(), port, subset: subset.clone() })
+        })
     };
     service.ports.iter().flat_map(|port| of_port(port.port)).collect()
 }

@@ -26,7 +26,11 @@ fn answer(status: u16) -> Outcome {
 
 fn answer_with(status: u16, pairs: &[(&'static str, &'static str)]) -> Outcome {
     let status = StatusCode::from_u16(status).unwrap();
-    Outcome::Answered(Answered::read(status, &headers(pairs), &[HeaderName::from_static("x-again")]))
+    Outcome::Answered(Answered::read(
+        status,
+        &headers(pairs),
+        &[HeaderName::from_static("x-again")],
+    ))
 }
 
 fn failed(failure: Failure) -> Outcome {
@@ -68,7 +72,8 @@ fn each_word_has_its_failures() {
         ("named", answer_with(200, &[("x-again", "1")])),
         ("limited", answer_with(503, &[("x-envoy-ratelimited", "true")])),
     ];
-    const SILENCE: &str = "absent,tls,connect,connect late,ended,ended unsent,reset,refused,protocol,try late";
+    const SILENCE: &str =
+        "absent,tls,connect,connect late,ended,ended unsent,reset,refused,protocol,try late";
     for (word, expected) in [
         ("5xx", format!("500,502,503,504,{SILENCE}")),
         ("gateway-error", format!("502,503,504,{SILENCE}")),
@@ -136,7 +141,9 @@ fn a_code_beside_reset_is_that_code_alone() {
 
 #[test]
 fn pauses_are_drawn_below_a_bound_that_doubles() {
-    for (base, bounds) in [(25, [25, 75, 175, 250, 250, 250]), (100, [100, 300, 700, 1000, 1000, 1000])] {
+    for (base, bounds) in
+        [(25, [25, 75, 175, 250, 250, 250]), (100, [100, 300, 700, 1000, 1000, 1000])]
+    {
         let rule = Retry { backoff: Duration::from_millis(base), ..rule(&["5xx"]) };
         let mut plan = Plan::of(&rule, &HeaderMap::new());
         for bound in bounds {
@@ -170,16 +177,25 @@ fn pauses_are_spread_evenly() {
 #[test]
 fn clients_may_ask_for_more() {
     let asked = |pairs: &[_]| Plan::of(&Retry::none(), &headers(pairs));
-    let plan = asked(&[("x-envoy-retry-on", "5xx, nonsense,retriable-status-codes"), ("x-envoy-retriable-status-codes", "404,x")]);
+    let plan = asked(&[
+        ("x-envoy-retry-on", "5xx, nonsense,retriable-status-codes"),
+        ("x-envoy-retriable-status-codes", "404,x"),
+    ]);
     assert!(plan.may_repeat());
     assert_eq!((plan.left, plan.next(&answer(404))), (1, Next::Again));
     assert_eq!(plan.next(&answer(500)), Next::Again);
     let plan = asked(&[("x-envoy-retry-grpc-on", "unavailable"), ("x-envoy-max-retries", "7")]);
     assert_eq!(plan.left, 7);
-    assert_eq!(asked(&[("x-envoy-retry-on", "5xx"), ("x-envoy-max-retries", "4000000000")]).left, MOST_ASKED);
+    assert_eq!(
+        asked(&[("x-envoy-retry-on", "5xx"), ("x-envoy-max-retries", "4000000000")]).left,
+        MOST_ASKED
+    );
     assert!(!asked(&[("x-envoy-max-retries", "7")]).may_repeat());
     let plan = Plan::of(&rule(&["5xx"]), &headers(&[("x-envoy-max-retries", "0")]));
     assert!(!plan.may_repeat());
-    let plan = Plan::of(&rule(&["retriable-headers"]), &headers(&[("x-envoy-retriable-header-names", "x-again, x-b")]));
+    let plan = Plan::of(
+        &rule(&["retriable-headers"]),
+        &headers(&[("x-envoy-retriable-header-names", "x-again, x-b")]),
+    );
     assert_eq!(plan.names().len(), 2);
 }

@@ -120,7 +120,10 @@ impl Lane {
             let Idle { mut sender, since, life } = lock(&self.idle).pop()?;
             let spent = now.saturating_duration_since(since) >= room::idle(pool);
             // It was read to its end, so it is ready at once, or dead.
-            if !spent && !life.is_over(pool, now) && !sender.is_closed() && sender.ready().await.is_ok()
+            if !spent
+                && !life.is_over(pool, now)
+                && !sender.is_closed()
+                && sender.ready().await.is_ok()
             {
                 return Some(Connection::Http1(sender, life.used()));
             }
@@ -195,7 +198,12 @@ impl Lane {
     fn shared(&self, pool: &ConnectionPool, now: Instant) -> Option<Connection> {
         let mut shared = lock(&self.shared);
         // Those that take no more end with their last stream.
-        shared.retain(|shared| !shared.sender.is_closed() && !shared.life.is_over(pool, now));
+        shared.retain(|shared| {
+            let unused = shared.streams.load(Ordering::Relaxed) == 0;
+            let spent =
+                unused && now.saturating_duration_since(shared.last_used) >= room::idle(pool);
+            !spent && !shared.sender.is_closed() && !shared.life.is_over(pool, now)
+        });
         let most = STREAMS.min(pool.max_concurrent_streams) as usize;
         let free = shared.iter_mut().find(|s| s.streams.load(Ordering::Relaxed) < most)?;
         (free.last_used, free.life) = (now, free.life.used());
@@ -254,7 +262,8 @@ impl Connection {
             }
         };
         let answer = answer.map_err(Unsent::from)?;
-        let body = |body| AnswerBody { body, ended: false, hold: Some(hold), place: None, ticket: None };
+        let body =
+            |body| AnswerBody { body, ended: false, hold: Some(hold), place: None, ticket: None };
         Ok(answer.map(body))
     }
 

@@ -48,7 +48,8 @@ async fn endpoint(lab: &Lab, host: u8) -> Value {
 
 #[tokio::test]
 async fn whoever_fails_is_left_out_for_its_time_and_returns() {
-    let detection = "{consecutive5xxErrors: 3, interval: 500ms, baseEjectionTime: 2s, maxEjectionPercent: 50}";
+    let detection =
+        "{consecutive5xxErrors: 3, interval: 500ms, baseEjectionTime: 2s, maxEjectionPercent: 50}";
     let (lab, pods) = lab(detection, 2).await;
     assert_eq!(endpoint(&lab, 1).await["state"], "healthy");
     pods[0].script.always(Some(Act::Status(500)));

@@ -32,7 +32,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::{lab::Lab, script::Script};
+use crate::{
+    lab::Lab,
+    script::{Script, Unanswered},
+};
 
 /// A CONNECT that came.
 #[derive(Clone, Debug)]
@@ -186,7 +189,7 @@ impl Agent {
             async move {
                 match agent.script.request() {
                     Some(act) => act.answer(request, &agent).await,
-                    None => Ok(answer(request, &agent).await?),
+                    None => answer(request, &agent).await.map_err(Unanswered::from),
                 }
             }
         });
@@ -254,7 +257,10 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
     }
 }
 
-pub(crate) async fn told(request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
+pub(crate) async fn told(
+    request: Request<Incoming>,
+    agent: &Agent,
+) -> Result<Answer, std::io::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let name = &*agent.name;
@@ -334,7 +340,9 @@ pub(crate) fn full(text: String) -> UnsyncBoxBody<Bytes, std::io::Error> {
     Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-pub(crate) fn frames(all: Vec<Result<Frame<Bytes>, std::io::Error>>) -> UnsyncBoxBody<Bytes, std::io::Error> {
+pub(crate) fn frames(
+    all: Vec<Result<Frame<Bytes>, std::io::Error>>,
+) -> UnsyncBoxBody<Bytes, std::io::Error> {
     // A pause, so that the head goes before it.
     let stream = futures_util::stream::unfold(all.into_iter(), |mut all| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;

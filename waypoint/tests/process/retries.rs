@@ -145,7 +145,9 @@ async fn a_status_of_grpc_in_the_head_is_repeated_and_in_trailers_it_is_not() {
 async fn codes_and_words_stand_side_by_side() {
     let (lab, pod) = lab("{attempts: 1, retryOn: '503,reset'}").await;
     let cut = || Act::Reset(h2::Reason::CANCEL);
-    for (act, seen, hits) in [(Act::Status(503), 200, 2), (Act::Status(502), 502, 1), (cut(), 200, 2)] {
+    for (act, seen, hits) in
+        [(Act::Status(503), 200, 2), (Act::Status(502), 502, 1), (cut(), 200, 2)]
+    {
         let before = pod.script.hits();
         pod.script.will([act.clone()]);
         assert_eq!(get(&lab).await.status, seen, "{act:?}");
@@ -156,8 +158,7 @@ async fn codes_and_words_stand_side_by_side() {
 #[tokio::test]
 async fn nothing_is_repeated_once_an_answer_has_begun() {
     let (lab, pod) = lab("{attempts: 3, retryOn: '5xx,reset'}").await;
-    let heard =
-        lab.client().raw((CART, 80), b"GET /cut HTTP/1.1\r\nhost: cart\r\n\r\n").await;
+    let heard = lab.client().raw((CART, 80), b"GET /cut HTTP/1.1\r\nhost: cart\r\n\r\n").await;
     assert!(heard.contains("half of it"), "{heard}");
     lab.line(&["GET /cut", "upstream_reset_after_response_started"]).await;
     assert_eq!(pod.script.hits(), 1);

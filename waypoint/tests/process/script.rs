@@ -1,7 +1,6 @@
 //! Shell: what a pod's application does with a request in place of answering it.
 use std::{
     collections::VecDeque,
-    error::Error,
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
@@ -30,6 +29,15 @@ pub(crate) enum Act {
     Reset(h2::Reason),
     /// The agent says that nobody listens.
     NoListener,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    #[error("reset on purpose")]
+    Reset(#[from] h2::Error),
+    #[error("broken")]
+    Broken(#[from] std::io::Error),
 }
 
 /// What it does next, and then always.
@@ -84,12 +92,12 @@ impl Act {
         self,
         request: Request<Incoming>,
         agent: &Agent,
-    ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+    ) -> Result<Answer, Unanswered> {
         let calls = HeaderValue::from_static("application/grpc");
         Ok(match self {
             Self::Status(status) => {
                 let mut answer = told(request, agent).await?;
-                *answer.status_mut() = StatusCode::from_u16(status)?;
+                *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
                 answer
             }
             Self::Grpc(status) => {
@@ -102,7 +110,8 @@ impl Act {
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", HeaderValue::from_static(status));
                 let data = Frame::data(Bytes::from_static(b"\0\0\0\0\x01x"));
-                let mut answer = Response::new(frames(vec![Ok(data), Ok(Frame::trailers(trailers))]));
+                let mut answer =
+                    Response::new(frames(vec![Ok(data), Ok(Frame::trailers(trailers))]));
                 answer.headers_mut().insert("content-type", calls);
                 answer
             }

@@ -70,8 +70,9 @@ fn the_idler_of_two_is_preferred() {
     assert!((60..145).contains(&first), "{first}");
     drop(busy);
     assert_eq!(balancer.hosts()[0].load(), 0);
-    let held: Vec<Pick> =
-        (0..400).filter_map(|_| balancer.pick(&Wish::default(), now, &mut || dice.draw())).collect();
+    let held: Vec<Pick> = (0..400)
+        .filter_map(|_| balancer.pick(&Wish::default(), now, &mut || dice.draw()))
+        .collect();
     let loads: Vec<_> = balancer.hosts().iter().map(|host| host.load()).collect();
     assert!(loads.iter().all(|load| (94..=106).contains(load)), "{loads:?}");
     drop(held);
@@ -142,7 +143,8 @@ fn who_was_tried_is_avoided_while_there_is_another() {
 
 #[test]
 fn a_new_endpoint_begins_with_a_tenth_and_grows() {
-    let warmup = Warmup { duration: Duration::from_secs(100), minimum_percent: 10.0, aggression: 1.0 };
+    let warmup =
+        Warmup { duration: Duration::from_secs(100), minimum_percent: 10.0, aggression: 1.0 };
     for algorithm in [Algorithm::RoundRobin, Algorithm::LeastRequest] {
         let load_balancer =
             LoadBalancer { algorithm, warmup: Some(warmup), ..LoadBalancer::default() };
@@ -150,7 +152,9 @@ fn a_new_endpoint_begins_with_a_tenth_and_grows() {
         let (mut balancer, start) = made(endpoints(1), policy.clone());
         let joined = start + Duration::from_secs(1000);
         balancer.update(view(endpoints(2), policy), joined);
-        for (second, least, most) in [(0, 80, 100), (10, 80, 100), (50, 320, 345), (99, 485, 505), (100, 450, 550)] {
+        for (second, least, most) in
+            [(0, 80, 100), (10, 80, 100), (50, 320, 345), (99, 485, 505), (100, 450, 550)]
+        {
             let now = joined + Duration::from_secs(second);
             let share = counts(&mut balancer, now, 1_000)[&id(1)];
             assert!((least..=most).contains(&share), "{second} s: {share}");

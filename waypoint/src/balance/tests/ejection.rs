@@ -56,7 +56,9 @@ fn it_returns_at_the_first_sweep_after_its_time() {
     let (mut balancer, start) = balancer(2, article());
     // Sweeps are at 30, 60, 90 s; the time is over at 95 s.
     fail(&mut balancer, id(0), 5, start + 35 * SECOND);
-    for (second, out) in [(36, true), (94, true), (95, true), (119, true), (120, false), (121, false)] {
+    for (second, out) in
+        [(36, true), (94, true), (95, true), (119, true), (120, false), (121, false)]
+    {
         balancer.advance(start + second * SECOND);
         assert_eq!(!ejected(&balancer).is_empty(), out, "{second}");
     }
@@ -132,7 +134,8 @@ fn only_so_many_are_out_at_one_time() {
 
 #[test]
 fn whoever_could_not_be_left_out_must_fail_anew() {
-    let (mut balancer, now) = balancer(4, OutlierDetection { max_ejection_percent: 25, ..article() });
+    let (mut balancer, now) =
+        balancer(4, OutlierDetection { max_ejection_percent: 25, ..article() });
     fail(&mut balancer, id(0), 5, now);
     fail(&mut balancer, id(1), 5, now);
     assert_eq!(ejected(&balancer), [id(0)]);
@@ -154,7 +157,8 @@ fn below_the_threshold_health_does_not_count() {
         let (mut balancer, now) = balancer(10, detection);
         let mut dice = Dice::new(2);
         let mut picked = |balancer: &mut Balancer| {
-            let picks = (0..500).filter_map(|_| balancer.pick(&Wish::default(), now, &mut || dice.draw()));
+            let picks =
+                (0..500).filter_map(|_| balancer.pick(&Wish::default(), now, &mut || dice.draw()));
             picks.map(|pick| pick.id).collect::<std::collections::BTreeSet<_>>().len()
         };
         (0..7).for_each(|host| fail(&mut balancer, id(host), 5, now));
@@ -202,8 +206,7 @@ fn failures_before_an_answer_are_like_503_and_504_unless_told_apart() {
 
 #[test]
 fn an_answer_ends_a_run_of_local_failures() {
-    let detection =
-        OutlierDetection { split_local: true, consecutive_local: Some(3), ..article() };
+    let detection = OutlierDetection { split_local: true, consecutive_local: Some(3), ..article() };
     let (mut balancer, now) = balancer(2, detection);
     let lost = Outcome::unsent(Failure::Absent(String::new()));
     for end in [status(500), Outcome::Opened] {
@@ -216,11 +219,8 @@ fn an_answer_ends_a_run_of_local_failures() {
 
 #[test]
 fn gateway_errors_are_502_to_504_and_off_unless_given() {
-    let detection = OutlierDetection {
-        consecutive_5xx: None,
-        consecutive_gateway: Some(3),
-        ..article()
-    };
+    let detection =
+        OutlierDetection { consecutive_5xx: None, consecutive_gateway: Some(3), ..article() };
     let (mut balancer, now) = balancer(4, detection);
     for code in [503, 502, 500, 504, 503, 200, 502, 502] {
         balancer.report(id(0), &status(code), now);
@@ -228,7 +228,8 @@ fn gateway_errors_are_502_to_504_and_off_unless_given() {
     assert!(ejected(&balancer).is_empty(), "500 and 200 end the run");
     balancer.report(id(0), &status(504), now);
     assert_eq!(ejected(&balancer), [id(0)]);
-    let (mut balancer, now) = self::balancer(2, OutlierDetection { consecutive_5xx: None, ..article() });
+    let (mut balancer, now) =
+        self::balancer(2, OutlierDetection { consecutive_5xx: None, ..article() });
     (0..50).for_each(|_| balancer.report(id(0), &status(503), now));
     assert!(ejected(&balancer).is_empty(), "off");
 }

@@ -37,13 +37,13 @@ impl Case {
 
     fn balancer(self) -> (Balancer, Instant) {
         let (mut balancer, now) = (Balancer::default(), zero());
-        let load_balancer = LoadBalancer {
-            algorithm: Algorithm::Random,
-            locality: self.locality,
-            warmup: None,
+        let load_balancer =
+            LoadBalancer { algorithm: Algorithm::Random, locality: self.locality, warmup: None };
+        let policy = CallPolicy {
+            load_balancer,
+            outlier_detection: self.detection,
+            ..CallPolicy::default()
         };
-        let policy =
-            CallPolicy { load_balancer, outlier_detection: self.detection, ..CallPolicy::default() };
         let view = View {
             endpoints: self.endpoints,
             policy: Arc::new(policy),
@@ -58,8 +58,7 @@ impl Case {
 /// Percents by endpoint.
 fn shares(balancer: &mut Balancer, now: Instant) -> Vec<u64> {
     let mut dice = Dice::new(8);
-    let mut counts: BTreeMap<u64, u64> =
-        balancer.hosts().iter().map(|host| (host.id, 0)).collect();
+    let mut counts: BTreeMap<u64, u64> = balancer.hosts().iter().map(|host| (host.id, 0)).collect();
     for _ in 0..10_000 {
         if let Some(pick) = balancer.pick(&Wish::default(), now, &mut || dice.draw()) {
             *counts.entry(pick.id).or_default() += 1;
@@ -69,7 +68,9 @@ fn shares(balancer: &mut Balancer, now: Instant) -> Vec<u64> {
 }
 
 fn out(balancer: &mut Balancer, hosts: &[u64], now: Instant) {
-    hosts.iter().for_each(|host| (0..5).for_each(|_| balancer.report(id(*host), &status(500), now)));
+    hosts
+        .iter()
+        .for_each(|host| (0..5).for_each(|_| balancer.report(id(*host), &status(500), now)));
 }
 
 #[test]
@@ -151,7 +152,11 @@ fn a_service_may_ask_for_its_zone_without_detection() {
     };
     let (mut balancer, now) = case.balancer();
     assert_eq!(shares(&mut balancer, now), [100, 0, 0]);
-    let case = Case { detection: None, distribution: Distribution::SameZone, ..Case::of(&["eu/b", "us/x"]) };
+    let case = Case {
+        detection: None,
+        distribution: Distribution::SameZone,
+        ..Case::of(&["eu/b", "us/x"])
+    };
     let (mut balancer, now) = case.balancer();
     assert_eq!(shares(&mut balancer, now), [100, 0], "then its region");
 }

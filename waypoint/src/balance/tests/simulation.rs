@@ -49,7 +49,9 @@ impl World {
             0 => Algorithm::RoundRobin,
             1 => Algorithm::Random,
             2 => Algorithm::ConsistentHash { key: HashKey::SourceIp, table: HashTable::Ring(64) },
-            3 => Algorithm::ConsistentHash { key: HashKey::SourceIp, table: HashTable::Maglev(251) },
+            3 => {
+                Algorithm::ConsistentHash { key: HashKey::SourceIp, table: HashTable::Maglev(251) }
+            }
             _ => Algorithm::LeastRequest,
         };
         let detection = OutlierDetection {
@@ -98,7 +100,8 @@ impl World {
         }
         let endpoints = self.present.iter().map(|host| endpoint(*host, "")).collect();
         let mut policy = detecting(self.detection.clone());
-        policy.load_balancer = LoadBalancer { algorithm: self.algorithm.clone(), ..Default::default() };
+        policy.load_balancer =
+            LoadBalancer { algorithm: self.algorithm.clone(), ..Default::default() };
         self.balancer.update(view(endpoints, policy), self.now);
         self.log.push(format!("change {:?}", self.present));
     }
@@ -135,7 +138,8 @@ impl World {
             assert_eq!(self.under_way.len(), self.most as usize, "refused with places left");
             return;
         };
-        let key = matches!(self.algorithm, Algorithm::ConsistentHash { .. }).then(|| self.dice.draw());
+        let key =
+            matches!(self.algorithm, Algorithm::ConsistentHash { .. }).then(|| self.dice.draw());
         let wish = Wish { key, ..Wish::default() };
         let Self { balancer, dice, now, .. } = self;
         let picked = balancer.pick(&wish, *now, &mut || dice.draw());
