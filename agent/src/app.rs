@@ -33,6 +33,7 @@ use crate::{
         logging::Logging,
         status::{Standing, status},
     },
+    workers::Workers,
 };
 
 /// Pause before pods that could not be enrolled are tried again, and before pods are looked at whose
@@ -60,8 +61,7 @@ pub fn run(
     config.check(path)?;
     let logging = Logging::start(config.log.format, &config.log.level)?;
     raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("agent")
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
@@ -132,11 +132,12 @@ async fn agent(config: Config, logging: Logging) -> anyhow::Result<()> {
         cluster: config.cluster.as_str().into(),
         drain: connections.clone(),
     });
+    let workers = Workers::start(config.workers).context("start the workers")?;
     let enrolment = Enrolment::open(
         config.node.clone(),
         capture_settings(&config),
         config.capture.mode == CaptureMode::All,
-        connections.clone(),
+        (connections.clone(), workers),
     )?;
     enrolment.follow_kernel_log(&background);
     let loads = Loads::default();

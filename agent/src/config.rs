@@ -3,6 +3,7 @@
 use std::{
     env,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -40,6 +41,9 @@ pub struct Config {
     /// `system`: what the node's other connections have.
     #[serde(default = "congestion_control")]
     pub congestion_control: String,
+    /// Threads that carry connections. Default: one for each processor, at most four.
+    #[serde(default)]
+    pub workers: Option<NonZeroUsize>,
     /// Where Kubernetes objects come from.
     #[serde(default)]
     pub manifests: Manifests,

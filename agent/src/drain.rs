@@ -2,6 +2,7 @@
 //! Never: knows what drains.
 use std::{future::Future, time::Duration};
 
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The owner of a group of tasks. Clones share the group.
@@ -23,12 +24,16 @@ impl Drain {
     }
 
     /// Runs a task of this group; it is dropped where it stands when the group is forced to end.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns tasks")]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(&Handle::current(), task);
+    }
+
+    /// Runs a task of this group on another runtime.
+    pub fn spawn_on(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
         let hard = self.hard.clone();
         // Boxed, because each future that it is moved into would keep room for it once more.
         let task = Box::pin(task);
-        tokio::spawn(self.tasks.track_future(async move {
+        runtime.spawn(self.tasks.track_future(async move {
             hard.run_until_cancelled(task).await;
         }));
     }

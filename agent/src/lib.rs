@@ -10,6 +10,7 @@ pub mod identity;
 pub mod origin;
 
 pub mod settings;
+pub mod workers;
 
 pub mod policy;
 

@@ -243,6 +243,7 @@ impl Outbound {
             Failure::new(Reason::NoCertificate, "the pod's certificate is not issued yet")
         })?;
         let key = PoolKey {
+            worker: crate::workers::here(),
             own: pod.workload().identity.clone(),
             source: source.ip(),
             address,

@@ -65,6 +65,7 @@ impl Fixture {
     fn key(&self, own: &str, source: [u8; 4]) -> PoolKey {
         let identity = |text: &str| text.parse::<Identity>().expect("an identity");
         PoolKey {
+            worker: 0,
             own: identity(own),
             source: source.into(),
             address: self.address,

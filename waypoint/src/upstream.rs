@@ -213,6 +213,7 @@ impl Upstream {
         let address = SocketAddr::new(to.at.ip(), HBONE_PORT);
         let source = own.address.filter(|own| own.is_ipv4() == address.is_ipv4());
         let key = PoolKey {
+            worker: culvert_agent::workers::here(),
             own: own.identity.clone(),
             source: source.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             address,

@@ -30,7 +30,7 @@ const PACKAGES: [(&str, Rooms); 2] = [("agent/src/", AGENT), ("waypoint/src/", W
 const FRONTS: [&str; 3] = ["lib", "main", "bin"];
 
 const AGENT: Rooms = &[
-    &["clock", "drain", "origin", "read", "settings"],
+    &["clock", "drain", "origin", "read", "settings", "workers"],
     &["identity"],
     &["flow"],
     &["policy"],

@@ -48,6 +48,8 @@ pub struct PoolKey {
     pub address: SocketAddr,
     /// Who may be there.
     pub expected: Vec<Identity>,
+    /// On which worker (`workers::here`).
+    pub worker: usize,
 }
 
 /// A tunnel, and how it came about.

@@ -18,7 +18,7 @@ use super::{
     Error,
     addresses::words,
     direct::Shortcuts,
-    listener::{self, Arrival, Captured, Listeners},
+    listener::{self, Acceptor, Arrival, Captured, Listeners},
     loader::{Attachment, Settings, remove_other_versions, versioned},
     maps::{self, MAX_DESTINATIONS, Maps},
     netns::Netns,
@@ -30,6 +30,7 @@ use crate::{
     drain::Drain,
     identity::keeper::Lease,
     route::Held,
+    workers::Workers,
 };
 
 /// How long the listeners of a released pod keep accepting: connections that were on their way when
@@ -57,6 +58,7 @@ pub struct Enrolment {
     slots: HashMap<IpAddr, u32>,
     leaving: Vec<(Instant, Vec<IpAddr>)>,
     drain: Drain,
+    workers: Workers,
 }
 
 impl Enrolment {
@@ -68,7 +70,7 @@ impl Enrolment {
         node: String,
         mut settings: Settings,
         capture_all: bool,
-        drain: Drain,
+        (drain, workers): (Drain, Workers),
     ) -> Result<Self, Error> {
         settings.congestion_control = listener::available(settings.congestion_control);
         let attachment = Attachment::open(&settings)?;
@@ -92,6 +94,7 @@ impl Enrolment {
             slots,
             leaving: Vec::new(),
             drain,
+            workers,
         })
     }
 
@@ -357,9 +360,19 @@ impl Enrolment {
             (listeners.plain, Arrival::Plain),
             (listeners.hbone, Arrival::Hbone),
         ] {
-            let listener = in_runtime(socket)?;
-            let (pod, drain, serve) = (pod.clone(), self.drain.clone(), serve.clone());
-            self.drain.spawn(listener::accept(listener, arrival, pod, drain, serve));
+            let home = self.workers.home(pod.cookie);
+            let listener = {
+                let _entered = home.enter();
+                in_runtime(socket)?
+            };
+            let acceptor = Acceptor {
+                pod: pod.clone(),
+                arrival,
+                drain: self.drain.clone(),
+                workers: self.workers.clone(),
+                serve: serve.clone(),
+            };
+            self.drain.spawn_on(home, acceptor.accept(listener));
         }
         tracing::info!(pod = %pod.uid(), identity = %pod.workload.identity, "pod enrolled");
         self.pods.insert(pod.uid().clone(), pod.clone());

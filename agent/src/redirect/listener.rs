@@ -15,6 +15,7 @@ use super::{Error, addresses::canonical, maps::Maps, netns::Netns, pod::LocalPod
 use crate::{
     drain::Drain,
     flow::{Direction, Flow},
+    workers::{Workers, here},
 };
 
 /// Connections that may wait to be accepted, per listener.
@@ -120,36 +121,60 @@ pub(super) fn dialling(
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// Accepts connections until the pod is released, and hands each to `serve` as a task of its own.
-pub(super) async fn accept<S, F>(
-    listener: TcpListener,
-    arrival: Arrival,
-    pod: Arc<LocalPod>,
-    drain: Drain,
-    serve: S,
-) where
-    S: Fn(Arc<LocalPod>, Arrival, Captured) -> F,
+/// What becomes of the connections that a pod's listener accepts.
+pub(super) struct Acceptor<S> {
+    pub(super) pod: Arc<LocalPod>,
+    pub(super) arrival: Arrival,
+    pub(super) drain: Drain,
+    pub(super) workers: Workers,
+    pub(super) serve: S,
+}
+
+impl<S, F> Acceptor<S>
+where
+    S: Fn(Arc<LocalPod>, Arrival, Captured) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = pod.released() => return,
-            () = drain.draining() => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                if let Some(captured) = pod.captured(stream, canonical(peer), arrival) {
-                    drain.spawn(serve(pod.clone(), arrival, captured));
+    /// Accepts connections until the pod is released, and hands each to `serve` as a task of its own.
+    pub(super) async fn accept(self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.pod.released() => return,
+                () = self.drain.draining() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.place(stream, canonical(peer)),
+                // A client that gave up before it was accepted is its own affair.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, pod = %self.pod.uid(), "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-            // A client that gave up before it was accepted is its own affair.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!(%error, pod = %pod.uid(), "cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
         }
+    }
+
+    fn place(&self, stream: TcpStream, peer: SocketAddr) {
+        let Some(captured) = self.pod.captured(stream, peer, self.arrival) else { return };
+        let (place, runtime) = self.workers.place(here());
+        let (pod, arrival, serve) = (self.pod.clone(), self.arrival, self.serve.clone());
+        if place.is_here() {
+            let served = serve(pod, arrival, captured);
+            return self.drain.spawn(async move {
+                served.await;
+                drop(place);
+            });
+        }
+        let Captured { stream, flow } = captured;
+        let moved = stream.into_std();
+        self.drain.spawn_on(runtime, async move {
+            match moved.and_then(TcpStream::from_std) {
+                Ok(stream) => serve(pod, arrival, Captured { stream, flow }).await,
+                Err(error) => tracing::warn!(%error, "cannot move a connection to another worker"),
+            }
+            drop(place);
+        });
     }
 }
 

@@ -77,6 +77,7 @@ impl<'a> Client<'a> {
 
     pub(crate) async fn ask(&self, head: &ConnectHead) -> Result<Tunnel, Error> {
         let key = PoolKey {
+            worker: culvert_agent::workers::here(),
             own: self.own.parse().expect("an identity"),
             source: self.source,
             address: self.lab.waypoint(),

@@ -14,6 +14,7 @@ use culvert_agent::{
     identity::{Keeper, ca::LocalCa},
     manifest,
     redirect::{Captured, Enrolment, Settings},
+    workers::Workers,
 };
 use e2e::{
     Lab, Pod,
@@ -114,7 +115,8 @@ async fn sink(arguments: &Arguments) -> Result<()> {
         node_cgroup: arguments.cgroup.clone(),
         congestion_control: None,
     };
-    let mut enrolment = Enrolment::open("n1".into(), capture, false, drain)?;
+    let mut enrolment =
+        Enrolment::open("n1".into(), capture, false, (drain, Workers::start(None)?))?;
     let snapshot = snapshots.borrow().clone();
     let serve = |_, _, captured: Captured| async move { drop(captured) };
     let failed = enrolment.apply(&snapshot, |w| keeper.hold(&w.identity), serve).await?;
