@@ -83,10 +83,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let baggage = baggage(&config);
     let own =
         Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage.clone() };
-    let limits =
-        PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
-    let pool = Pool::new(limits, background.clone());
-    let upstream = Upstream::new(own, pool, background.clone());
+    let upstream = upstream(&config, own, &background);
     let exchange = Exchange {
         mesh: mesh.clone(),
         upstream: upstream.clone(),
@@ -134,6 +131,12 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     background.stop(Duration::ZERO).await;
     tracing::info!(finished, "stopped");
     Ok(())
+}
+
+fn upstream(config: &Config, own: Own, background: &Drain) -> Upstream {
+    let limits =
+        PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
+    Upstream::new(own, Pool::new(limits, background.clone()), background.clone())
 }
 
 fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity, Keeper)> {

@@ -156,7 +156,7 @@ impl Exchange {
         let request = asked.into_request(version, lasts)?;
         let (sent, cookie) = (clock::now(), call.cookie.take());
         let tries = Tries { call, plan, version, time };
-        let (mut answer, expiry) = tries.run(self, request, record).await?;
+        let (mut answer, expiry) = Box::pin(tries.run(self, request, record)).await?;
         record.service_time = Some(clock::now().saturating_duration_since(sent));
         let status = answer.status();
         onward.response.apply(Some(status), answer.headers_mut());

@@ -75,6 +75,14 @@ impl Moment<'_> {
         self.hosts.get(place).map_or(1.0, |host| host.weight(self.warmup, self.now))
     }
 
+    fn table(&self, kind: HashTable, members: &[usize]) -> Table {
+        let named = |place: &usize| {
+            let name = self.hosts.get(*place).map(|host| host.name().to_owned());
+            (name.unwrap_or_default(), self.weight(*place))
+        };
+        Table::new(kind, &members.iter().map(named).collect::<Vec<_>>())
+    }
+
     fn load(&self, place: usize) -> u32 {
         self.hosts.get(place).map_or(0, Host::load)
     }
@@ -126,13 +134,7 @@ impl Chooser {
             Way::Any => any(draw()),
             Way::Key(kind, table) => {
                 let Some(key) = key else { return any(draw()) };
-                let table = table.get_or_insert_with(|| {
-                    let named = |place: &usize| {
-                        let name = moment.hosts.get(*place).map(|host| host.name().to_owned());
-                        (name.unwrap_or_default(), moment.weight(*place))
-                    };
-                    Table::new(*kind, &members.iter().map(named).collect::<Vec<_>>())
-                });
+                let table = table.get_or_insert_with(|| moment.table(*kind, members));
                 members.get(table.find(key)?).copied()
             }
         }

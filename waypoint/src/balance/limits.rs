@@ -136,17 +136,14 @@ mod tests {
         const MOST: u32 = 7;
         let limits = Arc::new(Limits::default());
         let highest = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..5_000 {
-                        let held = limits.take(Kind::Request, MOST);
-                        highest.fetch_max(limits.taken(Kind::Request), Ordering::Relaxed);
-                        drop(held);
-                    }
-                });
+        let hurry = || {
+            for _ in 0..5_000 {
+                let held = limits.take(Kind::Request, MOST);
+                highest.fetch_max(limits.taken(Kind::Request), Ordering::Relaxed);
+                drop(held);
             }
-        });
+        };
+        std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(hurry))));
         assert!(highest.load(Ordering::Relaxed) <= MOST);
         assert_eq!(limits.taken(Kind::Request), 0);
     }

@@ -50,7 +50,7 @@ impl Entrance {
             Err(reply) => Err(reply),
         };
         match opened {
-            Ok(server) => carry(opening, server, record).await,
+            Ok(server) => Box::pin(carry(opening, server, record)).await,
             Err(reply) => {
                 record.replied(&reply);
                 opening.abort();
@@ -73,10 +73,10 @@ impl Entrance {
         };
         tokio::select! {
             _ = opening.more() => {}
-            () = server.speaks() => return carry(opening, server, record).await,
+            () = server.speaks() => return Box::pin(carry(opening, server, record)).await,
         }
         match whole_guess(&mut opening).await {
-            Guess::Opaque | Guess::More => carry(opening, server, record).await,
+            Guess::Opaque | Guess::More => Box::pin(carry(opening, server, record)).await,
             Guess::Http1 | Guess::Http2 | Guess::Tls => {
                 record.forget();
                 Box::pin(self.late(opening, port, session)).await;

@@ -22,6 +22,21 @@ struct Told {
     returned: Option<Instant>,
 }
 
+impl Told {
+    fn sweep(&mut self, at: Instant, interval: Duration) {
+        match self.out {
+            Some((since, length)) if at - since >= length => {
+                (self.out, self.run, self.returned) = (None, 0, Some(at));
+            }
+            Some(_) => {}
+            None if self.returned.is_none_or(|returned| at - returned >= interval) => {
+                self.multiplier = self.multiplier.saturating_sub(1);
+            }
+            None => {}
+        }
+    }
+}
+
 struct World {
     dice: Dice,
     now: Instant,
@@ -115,18 +130,7 @@ impl World {
         self.now += Duration::from_millis(seconds * 1_000 + self.dice.below(1_000));
         while self.next_sweep <= self.now {
             let at = self.next_sweep;
-            for told in self.told.values_mut() {
-                match told.out {
-                    Some((since, length)) if at - since >= length => {
-                        (told.out, told.run, told.returned) = (None, 0, Some(at));
-                    }
-                    Some(_) => {}
-                    None if told.returned.is_none_or(|r| at - r >= self.detection.interval) => {
-                        told.multiplier = told.multiplier.saturating_sub(1);
-                    }
-                    None => {}
-                }
-            }
+            self.told.values_mut().for_each(|told| told.sweep(at, self.detection.interval));
             self.next_sweep += self.detection.interval;
         }
         self.balancer.advance(self.now);
