@@ -1,13 +1,11 @@
 //! Shell: builds every room, spawns every long task, owns the order of stopping.
 //! Never: a protocol detail.
-use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    runtime::Builder,
     sync::{Notify, Semaphore, watch},
 };
 
@@ -22,6 +20,7 @@ use crate::{
     inbound::Inbound,
     manifest,
     outbound::Outbound,
+    process::{self, Stop, bind},
     redirect::{self, Arrival, Captured, Enrolment, LocalPod, LocalPods},
     relay,
     route::{Choice, Loads},
@@ -60,17 +59,8 @@ pub fn run(
     }
     config.check(path)?;
     let logging = Logging::start(config.log.format, &config.log.level)?;
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let done = runtime.block_on(agent(config, logging.clone()));
-    if let Err(error) = &done {
-        tracing::error!("{error:#}");
-    }
-    logging.flush();
-    done.map(|()| ExitCode::SUCCESS)
+    // Its connections are on threads of their own: see `workers`.
+    process::run(&mut Builder::new_current_thread(), &logging, agent(config, logging.clone()))
 }
 
 /// Removes everything that agents with this configuration left in the kernel.
@@ -249,8 +239,7 @@ impl Node {
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         quit: &Notify,
     ) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let mut stop = Stop::listen()?;
         let mut whole = false;
         loop {
             if !whole || snapshots.has_changed().unwrap_or(true) || !self.enrolment.is_current() {
@@ -264,7 +253,7 @@ impl Node {
                     whole = false;
                 }
                 () = tokio::time::sleep(ENROL_PAUSE) => {}
-                _ = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } } => return Ok(()),
+                () = stop.told() => return Ok(()),
                 () = quit.notified() => return Ok(()),
             }
         }
@@ -412,10 +401,6 @@ impl Operators<'_> {
     }
 }
 
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("listen on {key} = {address}"))
-}
-
 fn manifest_settings(config: &Config) -> manifest::Settings {
     manifest::Settings {
         trust_domain: config.trust_domain.clone(),
@@ -436,14 +421,5 @@ fn capture_settings(config: &Config) -> redirect::Settings {
             "system" => None,
             name => Some(name.into()),
         },
-    }
-}
-
-/// Every connection needs two files; the soft limit is made for programs that use `select(2)`.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }

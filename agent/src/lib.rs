@@ -28,6 +28,8 @@ pub mod relay;
 
 pub mod telemetry;
 
+pub mod process;
+
 pub mod inbound;
 
 pub mod direct;

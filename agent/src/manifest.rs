@@ -10,7 +10,7 @@ mod read;
 mod security;
 
 pub use compile::{Compiler, Settings, compile};
-pub use declared::{Declared, KINDS, Name};
+pub use declared::{Declared, ISTIO_GATEWAY, KINDS, Name, SECRET};
 pub use documents::{Changes, Folder, MAX_FILE, MAX_FILES};
 pub use objects::{Labels, Metadata, Owner};
 pub use read::{Error, Known, follow, watch};

@@ -1,8 +1,10 @@
 //! HTTP between pods through a real waypoint: rules, labels that come and go, clients that others wrote.
+mod foreign;
+mod grpc;
+mod shop;
+
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,126 +13,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Agent, Lab, Pod, Waypoint, factory::lab_command, http, lab::PodSpec, until};
-use serde_json::Value;
+use e2e::until;
 
-use crate::mesh::pod;
-
-const VIP: &str = "10.96.0.10";
-
-/// A client on one node, two versions of a service and its waypoint on the other.
-struct Shop {
-    agents: Vec<Agent>,
-    client: Pod,
-    waypoint: Waypoint,
-    lab: Lab,
-}
-
-impl Shop {
-    fn new() -> Result<Self> {
-        let lab = Lab::new(2)?;
-        lab.namespace("shop", true)?;
-        let client = pod(&lab, 1, "client")?;
-        for version in ["v1", "v2"] {
-            let labels = [("app", "product"), ("version", version)];
-            let name = format!("product-{version}");
-            let spec =
-                PodSpec { name: &name, namespace: "shop", account: "product", labels: &labels };
-            let server = lab.pod(2, &spec)?;
-            let listener = server.inside.listen(server.at(8080))?;
-            thread::spawn(move || http::serve(listener, version));
-            // The pod lives as long as its namespace, which is the lab's.
-            std::mem::forget(server);
-        }
-        let agents = vec![lab.agent(1)?, lab.agent(2)?];
-        let waypoint = Waypoint::start(&lab, 2, "10.96.0.99", "service")?;
-        let shop = Self { agents, client, waypoint, lab };
-        shop.label(Some("waypoint"))?;
-        shop.rules(RULES)?;
-        until("the waypoint has the rules", || {
-            shop.asked(&["-H", "x-canary-user: true", "/"]).is_ok_and(|said| {
-                said["version"] == "v2" && said["headers"]["x-request-id"].is_string()
-            })
-        });
-        Ok(shop)
-    }
-
-    /// Writes the service, with this waypoint.
-    fn label(&self, waypoint: Option<&str>) -> Result<()> {
-        let labels = waypoint
-            .map_or(String::new(), |name| format!(", labels: {{istio.io/use-waypoint: {name}}}"));
-        self.lab.apply(
-            "service-product.yaml",
-            &format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: product, namespace: shop{labels}}}\nspec: {{clusterIP: {VIP}, \
-                 selector: {{app: product}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n"
-            ),
-        )
-    }
-
-    fn rules(&self, yaml: &str) -> Result<()> {
-        self.lab.apply("rules.yaml", yaml)
-    }
-
-    /// What curl, in the client's pod, prints.
-    fn curl(&self, arguments: &[&str]) -> Result<String> {
-        let (path, options) = arguments.split_last().context("a path")?;
-        let output = self
-            .inside("curl")
-            .args(["-sS", "--max-time", "20"])
-            .args(options)
-            .arg(format!("http://{VIP}{path}"))
-            .output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    /// What the application says that it was asked.
-    fn asked(&self, arguments: &[&str]) -> Result<Value> {
-        Ok(serde_json::from_str(&self.curl(arguments)?)?)
-    }
-
-    fn inside(&self, program: &str) -> Command {
-        let mut command = lab_command(self.client.netns(), self.client.cgroup());
-        command.arg("--").arg(program);
-        command
-    }
-
-    fn counted(&self, requests: usize, arguments: &[&str]) -> Result<BTreeMap<String, usize>> {
-        let mut counts = BTreeMap::new();
-        for _ in 0..requests {
-            let version = self.asked(arguments)?["version"].as_str().unwrap_or("-").to_owned();
-            *counts.entry(version).or_default() += 1;
-        }
-        Ok(counts)
-    }
-}
-
-const RULES: &str = "apiVersion: networking.istio.io/v1beta1
-kind: VirtualService
-metadata: {name: product, namespace: shop}
-spec:
-  hosts: [product]
-  http:
-  - match: [{headers: {x-canary-user: {exact: \"true\"}}}]
-    route: [{destination: {host: product, subset: v2}}]
-  - match: [{uri: {prefix: /api/v2}}]
-    rewrite: {uri: /two}
-    route: [{destination: {host: product, subset: v2}}]
-  - match: [{uri: {prefix: /wait}}]
-    timeout: 1s
-    route: [{destination: {host: product, subset: v1}}]
-  - route: [{destination: {host: product, subset: v1}}]
----
-apiVersion: networking.istio.io/v1beta1
-kind: DestinationRule
-metadata: {name: product, namespace: shop}
-spec:
-  host: product
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
-";
+use self::shop::{RULES, Shop};
 
 #[test]
 fn a_waypoint_routes_by_header_path_and_timeout() -> Result<()> {
@@ -190,7 +75,7 @@ fn a_rule_that_is_edited_counts_from_the_next_request_and_a_broken_one_not_at_al
 fn keeps_asking(shop: &Shop) -> (Arc<AtomicBool>, JoinHandle<Result<usize>>) {
     let end = Arc::new(AtomicBool::new(false));
     let (told, client) = (end.clone(), shop.client.inside.clone());
-    let vip: SocketAddr = ([10, 96, 0, 10], 80).into();
+    let vip = Shop::at(80);
     let asking = thread::spawn(move || {
         let mut answered = 0;
         while !told.load(Ordering::Relaxed) {

@@ -1,34 +1,21 @@
 //! Shell: a running `culvert-agent`: its life, its records, its endpoints.
-use std::{
-    fs::{self, File},
-    io::{Read, Write},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
-use anyhow::{Context, Result, bail};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    factory::{Factory, binary, lab_command},
+    daemon::{self, Daemon, Program},
+    factory::{Factory, binary},
     lab::{Node, until},
 };
 
 /// An agent of one node.
 #[derive(Debug)]
 pub struct Agent {
-    process: Child,
+    process: Daemon,
     host: Factory,
-    netns: PathBuf,
-    cgroup: PathBuf,
-    config: PathBuf,
-    log: PathBuf,
 }
 
 /// One line of the access log.
@@ -80,7 +67,6 @@ impl Agent {
     pub(crate) fn start(node: &Node, folder: &Path, extra: &str) -> Result<Self> {
         let name = &node.name;
         let config = folder.join(format!("{name}.toml"));
-        let cgroup = node.cgroup().join("agent");
         fs::write(
             &config,
             format!(
@@ -97,13 +83,15 @@ impl Agent {
                 rest(extra),
             ),
         )?;
-        let log = folder.join(format!("{name}.log"));
-        let netns = node.netns();
-        let host = Factory::start(&netns, &node.cgroup().join("host"))?;
-        let process = spawn(&netns, &cgroup, &config, &log)?;
-        let mut agent = Self { process, host, netns, cgroup, config, log };
-        agent.wait_ready()?;
-        Ok(agent)
+        let host = Factory::start(&node.netns(), &node.cgroup().join("host"))?;
+        let program = Program {
+            name: "culvert-agent",
+            netns: node.netns(),
+            cgroup: node.cgroup().join("agent"),
+            config,
+            log: folder.join(format!("{name}.log")),
+        };
+        Ok(Self { process: Daemon::start(program, &host)?, host })
     }
 
     /// Kills it without a warning.
@@ -111,9 +99,7 @@ impl Agent {
     /// # Errors
     /// When it is gone already.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.kill()?;
-        self.process.wait()?;
-        Ok(())
+        self.process.kill()
     }
 
     /// Asks it to stop, and does not wait.
@@ -121,7 +107,7 @@ impl Agent {
     /// # Errors
     /// When it is gone already.
     pub fn terminate(&self) -> Result<()> {
-        Ok(kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM)?)
+        self.process.terminate()
     }
 
     /// Waits until it has stopped by itself.
@@ -129,9 +115,7 @@ impl Agent {
     /// # Errors
     /// When it ended with a failure.
     pub fn wait(&mut self) -> Result<()> {
-        let status = self.process.wait()?;
-        anyhow::ensure!(status.success(), "the agent ended with {status}");
-        Ok(())
+        self.process.wait()
     }
 
     /// Starts it again after it ended.
@@ -139,8 +123,7 @@ impl Agent {
     /// # Errors
     /// When it does not become ready.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = spawn(&self.netns, &self.cgroup, &self.config, &self.log)?;
-        self.wait_ready()
+        self.process.restart(&self.host)
     }
 
     /// Runs `culvert-agent unload`.
@@ -151,7 +134,7 @@ impl Agent {
         let output = Command::new(binary("culvert-agent")?)
             .arg("unload")
             .arg("--config")
-            .arg(&self.config)
+            .arg(self.process.config())
             .output()?;
         anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)
@@ -159,12 +142,12 @@ impl Agent {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.pid()
     }
 
     /// Everything that it logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        self.process.log()
     }
 
     /// Its records so far.
@@ -219,10 +202,7 @@ impl Agent {
     /// # Errors
     /// When there is none, or its status is not 200.
     pub fn get(&self, port: u16, path: &str) -> Result<String> {
-        let answer = self.request("GET", port, path)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}\n{body}");
-        Ok(body.to_owned())
+        daemon::get(&self.host, port, path)
     }
 
     /// The whole answer to a request.
@@ -230,47 +210,8 @@ impl Agent {
     /// # Errors
     /// When there is none.
     pub fn request(&self, method: &str, port: u16, path: &str) -> Result<String> {
-        let mut stream = self.host.connect(([127, 0, 0, 1], port).into())?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        daemon::request(&self.host, method, port, path)
     }
-
-    fn wait_ready(&mut self) -> Result<()> {
-        let start = std::time::Instant::now();
-        while self.get(15021, "/healthz/ready").is_err() {
-            let ended = self.process.try_wait()?;
-            if ended.is_some() || start.elapsed() > crate::lab::PATIENCE {
-                let log = self.log();
-                let tail: Vec<_> = log.lines().rev().take(20).collect();
-                bail!("the agent did not become ready ({ended:?}); its last lines: {tail:#?}");
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn spawn(netns: &Path, cgroup: &Path, config: &Path, log: &Path) -> Result<Child> {
-    let out = File::options().create(true).append(true).open(log)?;
-    lab_command(netns, cgroup)
-        .arg("--")
-        .arg(binary("culvert-agent")?)
-        .args(["run", "--config"])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stderr(out.try_clone()?)
-        .stdout(out)
-        .spawn()
-        .context("start culvert-agent")
 }
 
 /// Lines of `extra` that belong to a table which the lab writes itself: `ca.ttl = "2s"`; `agent.` for

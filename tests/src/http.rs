@@ -1,7 +1,7 @@
 //! Shell: an HTTP/1.1 application that tells what it was asked, and by which version of itself.
 //! `/status/503` is answered with that status, `/wait/250` after so many milliseconds.
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
@@ -35,9 +35,7 @@ fn answer_all(stream: TcpStream, version: &str) -> Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     while let Some((line, headers)) = head(&mut reader)? {
-        let length = headers.get("content-length").and_then(Value::as_str);
-        let mut body = vec![0; length.map_or(Ok(0), str::parse)?];
-        reader.read_exact(&mut body)?;
+        let body = body(&mut reader, &headers)?;
         let mut parts = line.split(' ');
         let (method, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let number = |prefix: &str| path.strip_prefix(prefix)?.split('?').next()?.parse().ok();
@@ -58,6 +56,33 @@ fn answer_all(stream: TcpStream, version: &str) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn body(reader: &mut impl BufRead, headers: &Map<String, Value>) -> Result<Vec<u8>> {
+    let header = |name: &str| headers.get(name).and_then(Value::as_str);
+    if header("transfer-encoding") == Some("chunked") {
+        return chunks(reader);
+    }
+    let mut body = vec![0; header("content-length").map_or(Ok(0), str::parse)?];
+    reader.read_exact(&mut body)?;
+    Ok(body)
+}
+
+/// RFC 9112 §7.1, without extensions and trailers.
+fn chunks(reader: &mut impl BufRead) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim(), 16)?;
+        let begin = body.len();
+        body.resize(begin + length + 2, 0);
+        reader.read_exact(body.get_mut(begin..).unwrap_or_default())?;
+        body.truncate(begin + length);
+        if length == 0 {
+            return Ok(body);
+        }
+    }
 }
 
 /// First line and headers of a message; `None` at the end.

@@ -7,6 +7,7 @@
 )]
 
 pub mod agent;
+mod daemon;
 pub mod factory;
 pub mod fuzz;
 pub mod hoard;

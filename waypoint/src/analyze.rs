@@ -6,6 +6,7 @@
 mod destination_rules;
 mod destinations;
 mod files;
+mod gateways;
 mod hosts;
 mod message;
 mod policies;
@@ -28,6 +29,7 @@ pub fn analyze(folder: &Folder, snapshot: &Snapshot, settings: &Settings) -> Vec
     let objects = schema::Typed::of(folder, &settings.cluster_domain);
     messages.extend(hosts::messages(&objects, settings));
     messages.extend(destinations::messages(&objects, snapshot, settings));
+    messages.extend(gateways::messages(folder, &objects, snapshot));
     messages.extend(destination_rules::messages(&objects, snapshot));
     messages.extend(policies::messages(snapshot));
     messages.sort();

@@ -22,12 +22,12 @@ use culvert_agent::{
     },
     identity::{Identity, Keeper, Lease, ca::LocalCa},
     manifest::{self, Changes, Compiler, Folder, Known},
+    process::{self, Stop, bind},
     telemetry::logging::Logging,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    runtime::Builder,
     sync::{Notify, Semaphore, watch},
 };
 
@@ -59,18 +59,11 @@ pub fn run(path: &Path, manifests: Option<PathBuf>) -> anyhow::Result<ExitCode> 
     }
     let address = config.check(path)?;
     let logging = Logging::start(config.log.format, &config.log.level)?;
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("waypoint")
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let done = runtime.block_on(waypoint(config, address, logging.clone()));
-    if let Err(error) = &done {
-        tracing::error!("{error:#}");
-    }
-    logging.flush();
-    done.map(|()| ExitCode::SUCCESS)
+    process::run(
+        Builder::new_multi_thread().thread_name("waypoint"),
+        &logging,
+        waypoint(config, address, logging.clone()),
+    )
 }
 
 async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::Result<()> {
@@ -83,13 +76,14 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let baggage = baggage(&config);
     let own =
         Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage.clone() };
-    let upstream = upstream(&config, own, &background);
+    let upstream = Upstream::new(own, pool(&config, &background), background.clone());
     let exchange = Exchange {
         mesh: mesh.clone(),
         upstream: upstream.clone(),
         telemetry: telemetry.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_requests.min(Semaphore::MAX_PERMITS))),
         paths: config.path_normalization.into(),
+        body_idle: config.limits.request_body_idle,
         mirrors: Mirrors::default(),
         drain: connections.clone(),
         background: background.clone(),
@@ -133,10 +127,20 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     Ok(())
 }
 
-fn upstream(config: &Config, own: Own, background: &Drain) -> Upstream {
-    let limits =
-        PoolLimits { connections: config.limits.max_tunnels, idle: config.limits.tunnel_idle };
-    Upstream::new(own, Pool::new(limits, background.clone()), background.clone())
+/// Waits for a signal, or for an operator.
+async fn told_to_stop(quit: &Notify) -> anyhow::Result<()> {
+    let mut stop = Stop::listen()?;
+    tokio::select! {
+        () = stop.told() => {}
+        () = quit.notified() => {}
+    }
+    Ok(())
+}
+
+fn pool(config: &Config, background: &Drain) -> Pool {
+    let limits = &config.limits;
+    let limits = PoolLimits { connections: limits.max_tunnels, idle: limits.tunnel_idle };
+    Pool::new(limits, background.clone())
 }
 
 fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity, Keeper)> {
@@ -271,29 +275,5 @@ async fn accept(listener: TcpListener, entrance: Entrance, drain: Drain) {
         let _ = stream.set_nodelay(true);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         drain.spawn(entrance.clone().connection(stream, peer));
-    }
-}
-
-async fn told_to_stop(quit: &Notify) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = quit.notified() => {}
-    }
-    Ok(())
-}
-
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("listen on {key} = {address}"))
-}
-
-/// Every tunnel connection needs a file; the soft limit is made for programs that use `select(2)`.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }

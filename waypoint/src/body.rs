@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ const MOST_WAITING: usize = 64;
 #[derive(Debug, Default)]
 pub struct Meter {
     bytes: AtomicU64,
+    awaited: AtomicBool,
     ended: AtomicBool,
     end: Notify,
     messages: Option<Mutex<Messages>>,
@@ -59,6 +61,21 @@ impl Meter {
         if !self.has_ended() {
             end.await;
         }
+    }
+
+    /// Waits until nothing has come for `patience`, at most twice that, of a body that was asked for more
+    /// all the while: for ever once it has ended, and for a gRPC call, whose client may be silent.
+    pub async fn stalled(&self, patience: Duration) {
+        let mut before = None;
+        while !self.has_ended() && self.messages.is_none() {
+            let come = self.awaited.load(Ordering::Relaxed).then(|| self.bytes());
+            if come.is_some() && come == before {
+                return;
+            }
+            before = come;
+            tokio::time::sleep(patience).await;
+        }
+        std::future::pending().await
     }
 
     /// So many bytes have passed of which nobody looks at.
@@ -209,6 +226,7 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let polled = self.poll_source(context);
+        self.meter.awaited.store(polled.is_pending(), Ordering::Relaxed);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
@@ -243,5 +261,37 @@ impl Body for RequestBody {
             Source::Again(reading) => reading.hint(),
             Source::Nothing => SizeHint::with_exact(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn drip(meter: &Meter, pause: Duration) {
+        for _ in 0..20 {
+            tokio::time::sleep(pause).await;
+            meter.pass(b"a");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_slowly_has_not_stalled_and_what_nobody_asks_for_neither() {
+        let second = Duration::from_secs(1);
+        let waits = async |meter: &Meter| {
+            let timeout = tokio::time::timeout(10 * second, meter.stalled(second)).await;
+            timeout.is_err()
+        };
+        let meter = Meter::default();
+        assert!(waits(&meter).await, "its endpoint has not asked for more");
+        meter.awaited.store(true, Ordering::Relaxed);
+        assert!(!waits(&meter).await, "nothing came");
+        let (waited, ()) = tokio::join!(waits(&meter), drip(&meter, second / 2));
+        assert!(waited, "something came each second");
+        meter.end();
+        assert!(waits(&meter).await, "it has ended");
+        let call = Meter::new(true);
+        call.awaited.store(true, Ordering::Relaxed);
+        assert!(waits(&call).await, "a call may be silent");
     }
 }

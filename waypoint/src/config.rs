@@ -90,6 +90,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Requests that are open at one time; further ones are answered with 503.
     pub max_requests: usize,
+    /// A request whose body stops for this long, at most twice that, before it was answered, is answered
+    /// with 408. gRPC calls may be silent.
+    #[serde(with = "humantime_serde")]
+    pub request_body_idle: Duration,
     /// Tunnel connections to endpoints' agents that are open at one time.
     pub max_tunnels: usize,
     /// A tunnel connection that carries nothing is closed after this long.
@@ -226,6 +230,7 @@ impl Default for Limits {
         Self {
             max_connections: 65_536,
             max_requests: 65_536,
+            request_body_idle: Duration::from_secs(60),
             max_tunnels: 16_384,
             tunnel_idle: Duration::from_secs(300),
             max_metric_series: 50_000,

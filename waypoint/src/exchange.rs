@@ -9,6 +9,7 @@ mod respond;
 mod upgrade;
 
 use std::{
+    future::pending,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -53,6 +54,8 @@ pub struct Exchange {
     pub places: Arc<Semaphore>,
     /// How far paths are normalised.
     pub paths: Normalisation,
+    /// How long a body may stop before its request is given up, unless it was answered.
+    pub body_idle: Duration,
     /// Room for mirrors' copies.
     pub mirrors: Mirrors,
     /// Who owns what outlives a request: upgraded connections.
@@ -171,6 +174,12 @@ impl Exchange {
         }
     }
 
+    /// Over when the client does not go on with its request.
+    fn idle(&self, body: &Arc<Meter>) -> Option<Expiry> {
+        let (body, patience) = (body.clone(), self.body_idle);
+        (!body.has_ended()).then(|| Box::pin(async move { body.stalled(patience).await }) as Expiry)
+    }
+
     /// Sends copies to the rule's mirrors.
     fn mirror(&self, mesh: &Mesh, onward: &Onward<'_>, asked: &mut Asked) {
         for reference in &onward.mirrors {
@@ -214,6 +223,14 @@ impl Port {
             tls: Vec::new(),
             tcp: vec![TcpRule::default_route(backend)],
         }
+    }
+}
+
+/// Waits for what there may be to wait for.
+async fn over(expiry: &mut Option<Expiry>) {
+    match expiry {
+        Some(expiry) => expiry.await,
+        None => pending().await,
     }
 }
 

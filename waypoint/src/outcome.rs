@@ -40,10 +40,12 @@ pub enum Flag {
     FaultInjected,
     /// All tries failed.
     RetryLimitExceeded,
+    /// The client's own request did not go on.
+    StreamIdleTimeout,
 }
 
 impl Flag {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::NoHealthyUpstream,
         Self::UpstreamConnectionFailure,
         Self::UpstreamConnectionTermination,
@@ -58,6 +60,7 @@ impl Flag {
         Self::DelayInjected,
         Self::FaultInjected,
         Self::RetryLimitExceeded,
+        Self::StreamIdleTimeout,
     ];
 
     /// Envoy's abbreviation.
@@ -77,6 +80,7 @@ impl Flag {
             Self::DelayInjected => "DI",
             Self::FaultInjected => "FI",
             Self::RetryLimitExceeded => "URX",
+            Self::StreamIdleTimeout => "SI",
         }
     }
 }
@@ -274,12 +278,19 @@ impl LocalReply {
         Self { grpc, ..Self::new(status, Some(flag), words.0, words.1) }
     }
 
-    /// One try took too long, and there is no other.
+    /// One try, the whole request or its client took too long.
     pub fn late(late: Late) -> Self {
         match late {
             Late::Request => Self::timeout(),
             Late::Try => Self { details: "upstream_per_try_timeout".into(), ..Self::timeout() },
+            Late::Client => Self::stalled(),
         }
+    }
+
+    /// The client began a request and does not go on with it.
+    pub fn stalled() -> Self {
+        let (status, flag) = (StatusCode::REQUEST_TIMEOUT, Flag::StreamIdleTimeout);
+        Self::new(status, Some(flag), "stream_idle_timeout", "stream timeout")
     }
 
     /// The client does not keep to HTTP.
@@ -335,9 +346,10 @@ impl LocalReply {
     }
 
     /// Whether a connection of HTTP/1 ends with it: what its client meant may be something else than
-    /// what was read.
+    /// what was read, or is not all there.
     pub fn is_last(&self) -> bool {
-        self.flag == Some(Flag::DownstreamProtocolError) || self.details == UPGRADE_FAILED
+        matches!(self.flag, Some(Flag::DownstreamProtocolError | Flag::StreamIdleTimeout))
+            || self.details == UPGRADE_FAILED
     }
 
     /// Whether the client may take it for a sign of too much load (`x-envoy-overloaded`).

@@ -85,7 +85,9 @@ impl Plan {
             Outcome::Answered(answered) => self.on_answer(answered),
             Outcome::Failed { failure, unsent } => self.on_failure(failure, *unsent),
             Outcome::Late(Late::Try) => self.on_silence(),
-            Outcome::Late(Late::Request) | Outcome::Cut(_) | Outcome::Opened => false,
+            Outcome::Late(Late::Request | Late::Client) | Outcome::Cut(_) | Outcome::Opened => {
+                false
+            }
         };
         match (due, self.left) {
             (false, _) => Next::Pass,

@@ -22,12 +22,14 @@ pub(crate) enum Part {
     Base,
     /// What builds the kernel object.
     Bpf,
+    /// Clients that others wrote, which the end-to-end tests send through waypoints.
+    Clients,
     /// What checks the dependencies.
     Deny,
 }
 
 /// All there is.
-pub(crate) const EVERYTHING: [Part; 3] = [Part::Base, Part::Bpf, Part::Deny];
+pub(crate) const EVERYTHING: [Part; 4] = [Part::Base, Part::Bpf, Part::Clients, Part::Deny];
 
 /// A compiler for the BPF target, and how to call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,13 @@ const BASE: [(&str, &str); 5] = [
     ("libc6-dev", "the C library's headers for it"),
     ("iproute2", "makes the network namespaces of lab and demo"),
     ("valgrind", "counts the instructions of the hot functions"),
+];
+
+const CLIENTS: [(&str, &str); 4] = [
+    ("curl", "asks by HTTP/1.1 and HTTP/2"),
+    ("nghttp2-client", "its h2load asks many things at once"),
+    ("python3-httpx", "asks as Python's applications do"),
+    ("python3-h2", "gives httpx HTTP/2"),
 ];
 
 const DEBIAN_CHAIN: [(&str, &str); 6] = [
@@ -87,6 +96,9 @@ pub(crate) fn run(parts: &[Part]) -> Result<()> {
             }
         };
         linker(llvm)?;
+    }
+    if parts.contains(&Part::Clients) {
+        packages(&CLIENTS)?;
     }
     if parts.contains(&Part::Deny) {
         deny()?;

@@ -40,6 +40,7 @@ const AGENT: Rooms = &[
     &["hbone", "redirect"],
     &["relay"],
     &["telemetry"],
+    &["process"],
     &["inbound"],
     &["direct"],
     &["outbound", "config"],

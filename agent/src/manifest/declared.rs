@@ -1,4 +1,5 @@
-//! Pure: objects that say what waypoints do with requests: kept as they stand, with where they stand.
+//! Pure: objects that say what waypoints do with requests, and those that such objects name: kept as they
+//! stand, with where they stand.
 //! Never: knows what they mean. The agent passes them on and looks at nothing but their names.
 use serde_json::Value;
 
@@ -6,7 +7,7 @@ use super::{documents::Lines, objects::Metadata};
 use crate::origin::Origin;
 
 /// The kinds of these objects.
-pub const KINDS: [&str; 7] = [
+pub const KINDS: [&str; 9] = [
     "VirtualService",
     "DestinationRule",
     "HTTPRoute",
@@ -14,7 +15,14 @@ pub const KINDS: [&str; 7] = [
     "TCPRoute",
     "TLSRoute",
     "ReferenceGrant",
+    ISTIO_GATEWAY,
+    SECRET,
 ];
+
+/// Istio's own Gateway, which is another than the Gateway API's (`<kind>.<group>`, as kubectl has it).
+pub const ISTIO_GATEWAY: &str = "Gateway.networking.istio.io";
+/// A Secret, of which nothing is kept but its name.
+pub const SECRET: &str = "Secret";
 
 /// Kind, namespace and name.
 pub type Name = (&'static str, String, String);
@@ -48,6 +56,9 @@ impl Declared {
         let metadata = metadata.ok_or_else(|| format!("{kind} has no `metadata`"))?;
         let metadata: Metadata = serde_json::from_value(metadata)
             .map_err(|error| format!("{kind}: metadata: {error}"))?;
+        if kind == SECRET {
+            object = Value::Null;
+        }
         Ok(Self { kind, metadata, object, document: document.clone(), lines })
     }
 
@@ -66,7 +77,13 @@ impl Declared {
 
 /// The kind of an object for waypoints, by group, version and kind.
 pub(super) fn kind(api_version: &str, kind: &str) -> Option<&'static str> {
+    if (api_version, kind) == ("v1", SECRET) {
+        return Some(SECRET);
+    }
     let (group, version) = api_version.split_once('/')?;
+    if (group, kind) == ("networking.istio.io", "Gateway") {
+        return matches!(version, "v1" | "v1beta1" | "v1alpha3").then_some(ISTIO_GATEWAY);
+    }
     let kind = KINDS.into_iter().find(|known| *known == kind)?;
     let istio = matches!(kind, "VirtualService" | "DestinationRule");
     let known = match group {

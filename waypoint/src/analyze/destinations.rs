@@ -67,7 +67,7 @@ fn destinations(object: &VirtualService) -> Vec<(String, bool, &Destination)> {
     all
 }
 
-fn not_found(what: &str, name: &str) -> (Code, String) {
+pub(super) fn not_found(what: &str, name: &str) -> (Code, String) {
     (Code::ReferencedResourceNotFound, format!("Referenced {what} not found: {name:?}"))
 }
 

@@ -164,7 +164,8 @@ impl Message {
     /// A message about a field of an object, by its JSON pointer.
     pub(super) fn about(code: Code, declared: &Declared, pointer: &str, text: String) -> Self {
         let name = format!("{}/{}", declared.metadata.namespace, declared.metadata.name);
-        let object = Some(Object { kind: declared.kind.to_owned(), name });
+        let kind = declared.kind.split('.').next().unwrap_or_default().to_owned();
+        let object = Some(Object { kind, name });
         Self { level: code.level(), code, object, origin: declared.place(pointer), text }
     }
 }

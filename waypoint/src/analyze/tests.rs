@@ -192,7 +192,49 @@ fn virtual_services_for_one_host() {
         &[&conflict("x", 8, "shop"), &conflict("y", 10, "shop")],
     );
     check(&world(one("y", "b", "")), &[]);
-    check(&world(one("y", "a", "gateways: [edge],")), &[]);
+    let edge = "---\n{kind: Gateway, apiVersion: networking.istio.io/v1, metadata: {name: edge, namespace: shop}, spec: {selector: {app: a}}}\n";
+    check(&(world(one("y", "a", "gateways: [edge],")) + edge), &[]);
+}
+
+/// I176.
+#[test]
+fn gateways_that_are_not_there_and_gateways_without_their_secrets() {
+    let routed = |gateways: &str| {
+        let spec = format!(
+            "{{hosts: [a], gateways: {gateways}, http: [{{route: [{{destination: {{host: a}}}}]}}]}}"
+        );
+        istio("VirtualService", "x", &spec)
+    };
+    let missing = |name: &str| {
+        format!(
+            "Error [IST0101] (VirtualService shop/x a.yaml:11) Referenced gateway not found: \"{name}\""
+        )
+    };
+    let gateway = |namespace: &str, spec: &str| {
+        format!(
+            "---\nkind: Gateway\napiVersion: networking.istio.io/v1beta1\nmetadata: {{name: edge, namespace: {namespace}}}\nspec: {spec}\n"
+        )
+    };
+    let secret = |namespace: &str| {
+        format!(
+            "---\n{{kind: Secret, apiVersion: v1, metadata: {{name: cert, namespace: {namespace}}}, data: {{tls.key: c2VjcmV0}}}}\n"
+        )
+    };
+    // A Gateway of the Gateway API is none of Istio's.
+    let other = "---\n{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: edge, namespace: shop}, spec: {listeners: []}}\n";
+    check(&(routed("[edge, mesh]") + other), &[&missing("edge")]);
+    let pods = "{selector: {app: a}}";
+    check(&(routed("[edge, mesh]") + &gateway("infra", pods)), &[&missing("edge")]);
+    check(&(routed("[edge]") + &gateway("shop", pods)), &[]);
+    check(&(routed("[infra/edge]") + &gateway("infra", pods)), &[]);
+    let tls = "{selector: {app: a}, servers: [{hosts: ['*']}, {hosts: ['*'], tls: {mode: SIMPLE, credentialName: cert}}]}";
+    let nobody = "Error [IST0101] (Gateway infra/edge a.yaml:16) Referenced selector not found: \"app=z,b=c\"";
+    check(&(routed("[]") + &gateway("infra", "{selector: {app: z, b: c}}")), &[nobody]);
+    let lacks = "Error [IST0101] (Gateway infra/edge a.yaml:16) Referenced credentialName not found: \"cert\"";
+    check(&(routed("[]") + &gateway("infra", tls)), &[lacks]);
+    // It is looked for where the pods are, and not where the Gateway is.
+    check(&(routed("[]") + &gateway("infra", tls) + &secret("infra")), &[lacks]);
+    check(&(routed("[]") + &gateway("infra", tls) + &secret("shop")), &[]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     backend::OutlierDetection,
-    outcome::{Answered, Failure, Outcome},
+    outcome::{Answered, Failure, Late, Outcome},
 };
 
 /// The longest time out, unless the first one is longer (Envoy's `max_ejection_time`).
@@ -42,7 +42,8 @@ impl Word {
         match outcome {
             Outcome::Opened => Self::Local(200),
             Outcome::Answered(Answered { status, .. }) => Self::Status(status.as_u16()),
-            Outcome::Late(_) => Self::Local(504),
+            Outcome::Late(Late::Try | Late::Request) => Self::Local(504),
+            Outcome::Late(Late::Client) => Self::Silence,
             Outcome::Failed { failure, .. } | Outcome::Cut(failure) => match failure {
                 // Not the endpoint's.
                 Failure::Overflow | Failure::Request => Self::Silence,

@@ -5,7 +5,7 @@ use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 
-use super::{Exchange, asked::Asked, respond::Expiry};
+use super::{Exchange, asked::Asked, over, respond::Expiry};
 use crate::{
     backend::{Algorithm, Backend},
     balance::{Keyed, Permit, Retries, Traffic, Wish, key},
@@ -165,10 +165,12 @@ impl Tries<'_> {
         request: Request<RequestBody>,
         received: &Arc<Meter>,
     ) -> Result<Response<AnswerBody>, Outcome> {
+        let mut idle = exchange.idle(received);
         let Time { all, per_try } = &mut self.time;
         tokio::select! {
             answer = exchange.upstream.send(&picked.to, self.version, request, &picked.ticket) => answer,
             () = over(all) => Err(Outcome::Late(Late::Request)),
+            () = over(&mut idle) => Err(Outcome::Late(Late::Client)),
             () = passed(*per_try, received) => Err(Outcome::Late(Late::Try)),
         }
     }
@@ -223,14 +225,6 @@ impl Tries<'_> {
             Ok(answer) => Ok((answer.map(|body| body.of(picked.ticket)), self.time.all)),
             Err(outcome) => Err(LocalReply::of(&outcome)),
         }
-    }
-}
-
-/// Waits until the time of all tries is over.
-async fn over(expiry: &mut Option<Expiry>) {
-    match expiry {
-        Some(expiry) => expiry.await,
-        None => pending().await,
     }
 }
 

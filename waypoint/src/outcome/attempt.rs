@@ -36,6 +36,8 @@ pub enum Late {
     Try,
     /// That of the whole request (`timeout`).
     Request,
+    /// The client did not go on with its request.
+    Client,
 }
 
 /// The head of a response.

@@ -68,6 +68,7 @@ fn each_word_has_its_failures() {
         ("client", failed(Failure::Request)),
         ("try late", Outcome::Late(Late::Try)),
         ("late", Outcome::Late(Late::Request)),
+        ("stopped", Outcome::Late(Late::Client)),
         ("cut", Outcome::Cut(Failure::Reset)),
         ("named", answer_with(200, &[("x-again", "1")])),
         ("limited", answer_with(503, &[("x-envoy-ratelimited", "true")])),

@@ -2,6 +2,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use culvert_agent::clock;
 use culvert_waypoint::listener::serve::{HEAD_TIMEOUT, LONGEST_HEAD, Owned};
 use http::Request;
 use http_body_util::Empty;
@@ -11,7 +12,10 @@ use tokio::{
     net::TcpSocket,
 };
 
-use crate::lab::{CART, Lab};
+use crate::{
+    client::slowly,
+    lab::{CART, Lab},
+};
 
 /// Requests that are no CONNECT, on one connection of an agent that another implementation makes.
 pub(crate) async fn plain_requests(lab: &Lab, methods: &[&str]) -> Vec<String> {
@@ -170,6 +174,37 @@ async fn a_head_that_does_not_end_is_given_up_and_a_silent_connection_is_not() {
     let mut heard = String::new();
     idle.read_to_string(&mut heard).await.expect("both answers");
     assert_eq!(heard.matches("HTTP/1.1 200").count(), 2, "{heard}");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_answered_with_408_and_a_slow_one_is_not() {
+    let idle = Duration::from_secs(1);
+    let lab = Lab::configured("", "[limits]\nrequest_body_idle = \"1s\"").await;
+    let _pod = lab.pod(1, "v1").await;
+    let client = lab.client();
+    let head = "POST /upload HTTP/1.1\r\nhost: cart\r\ncontent-length: 30\r\n\r\nsome of it";
+    let (began, stopped) = (clock::now(), client.raw((CART, 80), head.as_bytes()));
+    let mut sender = client.http2((CART, 80)).await;
+    let endless = slowly((0..2).map(|_| "0123456789"), idle * 20);
+    let request = Request::post("http://cart/upload2").body(endless).expect("a request");
+    let parts = (0..20).map(|_| "0123456789");
+    let mut slow = client.http2((CART, 80)).await;
+    let whole = Request::post("http://cart/upload").body(slowly(parts, idle / 4));
+    let whole = slow.send_request(whole.expect("a request"));
+    let (stopped, second, whole) = tokio::join!(
+        async { (stopped.await, began.elapsed()) },
+        sender.send_request(request),
+        whole,
+    );
+    let ((answer, took), second) = (stopped, second.expect("an answer"));
+    assert_eq!(status(&answer), "408", "{answer}");
+    assert!(answer.contains("connection: close") && answer.ends_with("stream timeout"), "{answer}");
+    assert!((idle..idle * 4).contains(&took), "{took:?}");
+    assert_eq!(second.status(), 408, "by HTTP/2");
+    let whole = crate::client::read(whole.expect("an answer")).await;
+    assert_eq!((whole.status.as_u16(), whole.text().as_str()), (200, "200"), "it only was slow");
+    lab.line(&["POST /upload HTTP/1.1", "408 SI stream_idle_timeout"]).await;
+    lab.line(&["POST /upload2 HTTP/2", "408 SI stream_idle_timeout"]).await;
 }
 
 #[tokio::test]

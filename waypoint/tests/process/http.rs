@@ -1,8 +1,6 @@
 //! Shell: requests without rules: what endpoints and clients see, and what is recorded.
-use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_agent::clock;
 use http::{HeaderMap, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
@@ -251,55 +249,6 @@ async fn an_endpoint_that_drops_a_request_is_503_uc_and_one_that_cuts_an_answer_
         assert!(heard.ends_with("<ConnectionReset>"), "it looks whole: {heard}");
         lab.line(&["GET /cut", "200 UC"]).await;
     }
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_ends_the_request_at_the_endpoint() {
-    let lab = Lab::new("").await;
-    let _pod = lab.pod(1, "v1").await;
-    let mut sender = lab.client().http1((CART, 80)).await;
-    let request = Request::get("/sleep/60000").header("host", "cart");
-    let request = request.body(Empty::<Bytes>::new()).expect("a request");
-    let asked =
-        tokio::time::timeout(Duration::from_millis(300), sender.send_request(request)).await;
-    assert!(asked.is_err());
-    drop(sender);
-    let line = lab.line(&["GET /sleep/60000"]).await;
-    assert!(line.contains(" 0 DC downstream_remote_disconnect "), "{line}");
-}
-
-#[tokio::test]
-async fn without_a_timeout_an_answer_may_take_its_time() {
-    let lab = Lab::new("").await;
-    let _pod = lab.pod(1, "v1").await;
-    let began = clock::now();
-    assert_eq!(lab.client().get((CART, 80), "/sleep/3000").await.status, 200);
-    assert!(began.elapsed() >= Duration::from_secs(3));
-}
-
-#[tokio::test]
-async fn a_client_may_limit_its_own_request() {
-    let lab = Lab::new("").await;
-    let _pod = lab.pod(1, "v1").await;
-    let request = Request::get("/sleep/2000").header("x-envoy-upstream-rq-timeout-ms", "200");
-    let answer = lab.client().send((CART, 80), request, "").await;
-    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (504, "upstream request timeout"));
-    lab.line(&["504 UT response_timeout"]).await;
-    let request = Request::get("/").header("x-envoy-upstream-rq-timeout-ms", "2000");
-    let answer = lab.client().send((CART, 80), request, "").await;
-    assert_eq!(seen(&answer, "x-envoy-expected-rq-timeout-ms"), ["2000"]);
-    assert!(seen(&answer, "x-envoy-upstream-rq-timeout-ms").is_empty());
-}
-
-#[tokio::test]
-async fn a_call_ends_at_its_own_deadline() {
-    let lab = Lab::new("").await;
-    let _pod = lab.pod(1, "v1").await;
-    let request = Request::post("http://cart/sleep/2000")
-        .header("content-type", "application/grpc")
-        .header("grpc-timeout", "200m");
-    let answer = lab.client().send2((CART, 81), request, "").await;
-    assert_eq!((answer.status.as_u16(), answer.header("grpc-status")), (200, Some("4")));
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::lab::{CART, Lab};
+use crate::{
+    lab::{CART, Lab},
+    pod::until,
+};
 
 #[tokio::test]
 async fn bytes_pass_both_ways_and_ends_are_passed_on() {
@@ -56,22 +59,31 @@ async fn a_port_that_says_nothing_passes_other_bytes() {
 
 #[tokio::test]
 async fn a_server_that_speaks_first_does_not_wait_for_its_client() {
-    let lab = Lab::new("").await;
+    let named = "{kind: Service, apiVersion: v1, metadata: {name: mail, namespace: shop}, spec: {clusterIP: 10.96.0.8, selector: {app: cart}, ports: [{name: tcp-mail, port: 25, targetPort: 8082}]}}\n";
+    let lab = Lab::new(named).await;
     let _pod = lab.pod(1, "v1").await;
-    let mut stream = lab.client().stream((CART, 82)).await;
-    let mut heard = [0; 11];
-    let read = timeout(Duration::from_secs(3), stream.read_exact(&mut heard)).await;
-    read.expect("the client's silence stalled the server").expect("heard");
-    assert_eq!(&heard, b"220 cart-1\n");
+    for (vip, port, what) in [([10, 96, 0, 8], 25, "named tcp-"), (CART, 82, "unnamed")] {
+        let mut stream = lab.client().stream((vip, port)).await;
+        let mut heard = [0; 11];
+        let read = timeout(Duration::from_secs(3), stream.read_exact(&mut heard)).await;
+        read.expect("the client's silence stalled the server").expect("heard");
+        assert_eq!(&heard, b"220 cart-1\n", "{what}");
+        stream.write_all(b"HELO\n").await.expect("said");
+        stream.flush().await.expect("said");
+        let mut heard = [0; 12];
+        let read = timeout(Duration::from_secs(3), stream.read_exact(&mut heard)).await;
+        read.expect("in time").expect("heard");
+        assert_eq!(&heard, b"cart-1:HELO\n", "{what}");
+    }
 }
 
 #[tokio::test]
 async fn a_client_that_speaks_http_late_or_slowly_is_routed_all_the_same() {
     let lab = Lab::new("").await;
-    let _pod = lab.pod(1, "v1").await;
+    let pod = lab.pod(1, "v1").await;
     let mut stream = lab.client().stream((CART, 82)).await;
     // Later than the silence after which the server is dialled, earlier than that one speaks.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until("the server is dialled", || pod.seen().len() == 1).await;
     for part in ["GE", "T /late HT", "TP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n"] {
         stream.write_all(part.as_bytes()).await.expect("said");
         stream.flush().await.expect("said");

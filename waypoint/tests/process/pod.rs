@@ -2,7 +2,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,12 +54,41 @@ pub(crate) struct Heard {
     pub(crate) body: String,
 }
 
+/// Who connects to this port hears nothing for as long as it waits.
+pub(crate) const MUTE: u16 = 8085;
+
 pub(crate) struct Pod {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    work: Arc<Work>,
     /// What it does in place of answering.
     pub(crate) script: Arc<Script>,
     drain: Drain,
+}
+
+/// Requests that the application works on.
+#[derive(Debug, Default)]
+struct Work {
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+    left: AtomicUsize,
+}
+
+/// One of them, until it is done or nobody waits for it any more.
+struct Working(Arc<Work>, bool);
+
+impl Working {
+    fn new(work: &Arc<Work>) -> Self {
+        work.begun.fetch_add(1, Ordering::Relaxed);
+        Self(work.clone(), false)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.left.fetch_add(usize::from(!self.1), Ordering::Relaxed);
+    }
 }
 
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -68,14 +100,16 @@ impl Pod {
     }
 
     pub(crate) async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
-        let (seen, heard, drain) = (Arc::default(), Arc::default(), Drain::default());
+        let (seen, heard, work) = (Arc::default(), Arc::default(), Arc::default());
+        let drain = Drain::default();
         let name = format!("cart-{host}");
         let at = SocketAddr::new(lab.address(host), 15008);
         let listener = TcpListener::bind(at).await.expect("a listener");
         let credentials = lab.credentials(identity);
-        let pod = Self { seen, heard, script: Arc::default(), drain };
-        let (seen, heard, drain) = (pod.seen.clone(), pod.heard.clone(), pod.drain.clone());
-        let agent = Agent { name, seen, heard, script: pod.script.clone(), drain };
+        let pod = Self { seen, heard, work, script: Arc::default(), drain };
+        let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
+        let (script, drain) = (pod.script.clone(), pod.drain.clone());
+        let agent = Agent { name, seen, heard, work, script, drain };
         pod.drain.spawn(accept(listener, credentials, agent));
         pod
     }
@@ -89,20 +123,42 @@ impl Pod {
     }
 
     pub(crate) async fn wait_asked(&self, count: usize) -> Vec<Heard> {
-        for _ in 0..200 {
-            let asked = self.asked();
-            if asked.len() >= count {
-                return asked;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("only {:?}", self.asked());
+        until("so many have asked", || self.asked().len() >= count).await;
+        self.asked()
+    }
+
+    /// Waits until so many have asked for what takes its time.
+    pub(crate) async fn begun(&self, count: usize) {
+        until("it has begun", || self.work.begun.load(Ordering::Relaxed) >= count).await;
+    }
+
+    /// Whether it works on nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        let Work { begun, ended, .. } = &*self.work;
+        begun.load(Ordering::Relaxed) == ended.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many requests have been given up by those who asked.
+    pub(crate) async fn left(&self, count: usize) {
+        let left = || self.work.left.load(Ordering::Relaxed);
+        until("the endpoint knows that nobody waits", || left() >= count).await;
     }
 
     /// Goes away with all its connections.
     pub(crate) fn stop(&self) {
         self.drain.force();
     }
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain until {what}");
 }
 
 impl Drop for Pod {
@@ -117,6 +173,7 @@ pub(crate) struct Agent {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
     script: Arc<Script>,
+    work: Arc<Work>,
     drain: Drain,
 }
 
@@ -153,6 +210,11 @@ impl Agent {
             8081 => self.http(stream, true).await,
             8082 => self.either(stream).await,
             8083 | 8084 => echo(stream, &self.name).await,
+            MUTE => {
+                // Held until the mesh is gone.
+                std::future::pending::<()>().await;
+                drop(stream);
+            }
             _ => self.http(stream, false).await,
         }
     }
@@ -222,7 +284,9 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
     let mut words = path.split('/').skip(1);
     match (words.next().unwrap_or_default(), words.next().and_then(|w| w.parse::<u64>().ok())) {
         ("sleep", Some(milliseconds)) => {
+            let mut working = Working::new(&agent.work);
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            working.1 = true;
             told(request, agent).await
         }
         ("status", Some(status)) => {

@@ -13,7 +13,7 @@ use crate::{
 #[tokio::test]
 async fn asked_to_stop_it_finishes_what_it_has_begun() {
     let mut lab = Lab::new("").await;
-    let _pod = lab.pod(1, "v1").await;
+    let pod = lab.pod(1, "v1").await;
     let client = lab.client();
     let (mut first, mut second) = (client.http1((CART, 80)).await, client.http2((CART, 80)).await);
     let request = |uri: &str| {
@@ -21,19 +21,19 @@ async fn asked_to_stop_it_finishes_what_it_has_begun() {
     };
     let slow = async {
         let asked = tokio::join!(
-            first.send_request(request("/sleep/1500")),
-            second.send_request(request("http://cart/sleep/1500")),
+            first.send_request(request("/sleep/2500")),
+            second.send_request(request("http://cart/sleep/2500")),
         );
         let (one, two) = (asked.0.expect("a response"), asked.1.expect("a response"));
         (read(one).await.status, read(two).await.status)
     };
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        pod.begun(2).await;
         lab.terminate();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(lab.get(15021, "/healthz/ready").await, None, "still ready");
+        while lab.get(15021, "/healthz/ready").await.is_some() {}
         // GOAWAY: its agents ask for no tunnel any more, and nobody listens for another connection.
         assert!(lab.client().tunnel((CART, 80)).await.is_err(), "it took another tunnel");
+        assert!(!pod.is_idle(), "what was begun ended before");
     };
     let (answers, ()) = tokio::join!(slow, stop);
     assert_eq!((answers.0.as_u16(), answers.1.as_u16()), (200, 200));
@@ -63,10 +63,10 @@ async fn it_follows_pods_that_come_and_go() {
 #[tokio::test]
 async fn a_limit_on_requests_is_a_503_that_says_overload() {
     let lab = Lab::configured("", "[limits]\nmax_requests = 1").await;
-    let _pod = lab.pod(1, "v1").await;
+    let pod = lab.pod(1, "v1").await;
     let client = lab.client();
-    let (slow, refused) = tokio::join!(client.get((CART, 80), "/sleep/800"), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    let (slow, refused) = tokio::join!(client.get((CART, 80), "/sleep/1000"), async {
+        pod.begun(1).await;
         client.get((CART, 80), "/").await
     });
     assert_eq!((slow.status.as_u16(), refused.status.as_u16()), (200, 503));

@@ -63,7 +63,8 @@ async fn what_is_not_attached_is_reset_and_hears_no_http() {
     let lab = Lab::new("").await;
     let _pod = lab.pod(1, "v1").await;
     let client = lab.client();
-    for (to, what) in [
+    // Each is waited for a moment, in case that the waypoint does not know it yet: all at once.
+    let asked = [
         (SocketAddr::from((FREE, 80)), "a service that opted out"),
         (SocketAddr::from((FOREIGN, 80)), "another waypoint's service"),
         (SocketAddr::from((CART, 8080)), "a port that the service does not have"),
@@ -71,10 +72,12 @@ async fn what_is_not_attached_is_reset_and_hears_no_http() {
         (SocketAddr::new(lab.address(1), 8080), "a pod, of a waypoint that is for services"),
         (SocketAddr::new(lab.address(9), 15000), "the waypoint's own admin port"),
         (SocketAddr::from(([127, 0, 0, 1], 15000)), "the loopback"),
-    ] {
+    ];
+    let asked = asked.map(async |(to, what)| {
         let refused = client.tunnel(to).await;
         assert!(is_reset(&refused), "{what}: {refused:?}");
-    }
+    });
+    futures_util::future::join_all(asked).await;
     assert!(client.tunnel((CART, 80)).await.is_ok(), "the connection goes on");
 }
 

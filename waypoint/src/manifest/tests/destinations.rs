@@ -53,6 +53,42 @@ fn without_a_port_it_is_the_only_one_or_that_of_arrival() {
     }
 }
 
+/// A ServiceEntry's wildcard is a destination as it is written; a name below it is nobody's, as in Istio.
+#[test]
+fn a_wildcard_of_a_service_entry_is_a_destination() {
+    let entry = istio(
+        "ServiceEntry",
+        "wide",
+        "shop",
+        "{hosts: ['*.example.com'], addresses: [240.0.0.1], resolution: NONE, location: MESH_EXTERNAL, ports: [{number: 80, name: http, protocol: HTTP}]}",
+    );
+    let rule = istio(
+        "DestinationRule",
+        "wide",
+        "shop",
+        "{host: '*.example.com', subsets: [{name: s}], trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}}",
+    );
+    let world = |hosts: &str, destination: &str| {
+        let spec = format!(
+            "{{hosts: [{hosts}], http: [{{match: [{{uri: {{prefix: /x}}}}], route: [{{destination: {{{destination}}}}}]}}]}}"
+        );
+        let object = istio("VirtualService", "x", "shop", &spec);
+        World::of(&(service("a", "shop", "http:80") + &entry + &rule + &object))
+    };
+    let any = "host: '*.example.com'";
+    let own = world("'*.example.com'", any);
+    assert_eq!(own.problems(), Vec::<String>::new());
+    assert_eq!(own.ask("GET *.example.com/x"), "*.example.com:80");
+    assert_eq!(own.ask("GET *.example.com/y"), "404");
+    assert_eq!(world("a", any).ask("GET a.shop/x"), "*.example.com:80");
+    let subset = world("a", "host: '*.example.com', subset: s");
+    assert_eq!(subset.ask("GET a.shop/x"), "*.example.com:80/s");
+    let policy = subset.backend("*.example.com", 80, Some("s")).unwrap().policy;
+    assert_eq!(policy.connection_pool.max_connections, 7);
+    let narrow = world("a", "host: api.example.com");
+    assert_eq!(narrow.ask("GET a.shop/x"), "Cluster(\"there is no service api.example.com\")");
+}
+
 /// A rule's other fields.
 fn rule(fields: &str, then: impl FnOnce(&Rule)) {
     let spec = format!("{{hosts: [a], http: [{{{fields}}}]}}");

@@ -165,6 +165,8 @@ fn delegates_fill_in_for_a_rule() {
     assert_eq!((&*rule.name, timeout(rule)), ("r-x", Some(3)));
     assert_eq!(rule.source.as_ref().unwrap().origin.file.as_ref(), "d.yaml");
     assert_eq!(timeout(world.rule("GET a.shop/b").unwrap()), Some(9));
+    let dropped = world.rule("GET a.shop/b/x").unwrap();
+    assert_eq!(timeout(dropped), Some(9), "an expression does not go with another condition");
     let problems = world.problems();
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(
