@@ -110,11 +110,11 @@ impl Outbound {
         record: &mut Record,
     ) -> Result<(Upstream, Option<Load>), Failure> {
         let began = clock::now();
-        let (mut pause, mut tried) = (FIRST_PAUSE, Vec::new());
+        let (mut pause, mut tried, share) = (FIRST_PAUSE, Vec::new(), rand::random());
         loop {
             let snapshot = self.snapshot.borrow().clone();
             let to = flow.destination;
-            let hop = self.choose(&snapshot, pod, to, &tried)?;
+            let hop = self.choose(&snapshot, pod, to, (&tried, share))?;
             record.service.clone_from(&hop.service);
             record.destination.workload.clone_from(&hop.workload);
             // What an earlier one has proven is not this one's.
@@ -152,13 +152,13 @@ impl Outbound {
         snapshot: &Snapshot,
         pod: &Arc<LocalPod>,
         to: SocketAddr,
-        tried: &[Arc<str>],
+        (tried, share): (&[Arc<str>], u32),
     ) -> Result<NextHop, route::Error> {
         let now = clock::now();
         let load = |uid: &str| self.loads.of(uid, now);
         let join = self.joining.is_some();
         let held = &|address| pod.held(address);
-        let choice = Choice { tried, load: &load, random: rand::random(), join, held };
+        let choice = Choice { tried, load: &load, random: rand::random(), share, join, held };
         route::next_hop(snapshot, pod.uid(), to, &choice)
     }
 

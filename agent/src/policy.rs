@@ -4,6 +4,6 @@ pub mod model;
 
 pub use authorize::{Allowed, Asked, Decided, Denied, Guard, Verdict, authorize, noted};
 pub use model::{
-    Action, Clause, Condition, Mode, Pattern, PeerAuthentication, Policy, Rule, Scope, Selector,
-    Test,
+    Action, Attached, Clause, Condition, Mode, Pattern, PeerAuthentication, Policy, Rule, Scope,
+    Selector, Target, Test,
 };

@@ -188,7 +188,7 @@ impl From<'_> {
         choice: &Choice<'_>,
     ) -> Result<NextHop, Error> {
         let service_is = |hop: NextHop| NextHop { service: Some(service.clone()), ..hop };
-        if let Some(waypoint) = &service.waypoint {
+        if let Some(waypoint) = service.drawn_waypoint(choice.share) {
             let of = (&service.hostname, destination);
             return self.to_waypoint(waypoint, of, choice).map(service_is);
         }

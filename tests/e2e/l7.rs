@@ -13,9 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use e2e::until;
+use e2e::{Waypoint, until};
+use serde_json::Value;
 
-use self::shop::{RULES, Shop};
+use self::shop::{RULES, Shop, VIP};
 
 #[test]
 fn a_waypoint_routes_by_header_path_and_timeout() -> Result<()> {
@@ -110,5 +111,46 @@ fn labels_come_and_go_and_no_request_is_lost() -> Result<()> {
     end.store(true, Ordering::Relaxed);
     let answered = asking.join().expect("no panic")?;
     assert!(answered > 10, "{answered}");
+    Ok(())
+}
+
+#[test]
+fn a_canary_waypoint_takes_its_share_of_connections() -> Result<()> {
+    let shop = Shop::new()?;
+    let canary = Waypoint::called("canary", &shop.lab, 1, ("10.96.0.98", "service"))?;
+    let passed = |waypoint: &Waypoint| {
+        waypoint.log().lines().filter(|line| line.contains("/counted")).count()
+    };
+    let mut before = (passed(&shop.waypoint), passed(&canary));
+    for (weight, shares) in [(0, 0..=0), (50, 8..=32), (100, 40..=40), (120, 0..=0)] {
+        shop.lab.apply(
+            "service-product.yaml",
+            &format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: product, namespace: shop, \
+                 labels: {{istio.io/use-waypoint: waypoint, istio.io/use-waypoint-canary: canary}}, \
+                 annotations: {{istio.io/use-waypoint-canary-weight: '{weight}'}}}}\nspec: {{clusterIP: {VIP}, \
+                 selector: {{app: product}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n"
+            ),
+        )?;
+        until("the weight is known", || {
+            let known = |dump: &Value| {
+                let all = dump["services"].as_array().cloned().unwrap_or_default();
+                let product = all.iter().find(|service| service["name"] == "product").cloned();
+                let shares = product.unwrap_or_default()["weightedWaypoints"].clone();
+                match weight {
+                    // More than all of them is no share.
+                    120 => shares == serde_json::json!([]),
+                    weight => shares[1]["weight"] == weight,
+                }
+            };
+            shop.agents[0].dump().is_ok_and(|dump| known(&dump))
+        });
+        assert_eq!(shop.counted(40, &["/counted"])?, BTreeMap::from([("v1".into(), 40)]));
+        let sum = before.0 + before.1 + 40;
+        until("all are recorded", || passed(&shop.waypoint) + passed(&canary) == sum);
+        let now = (passed(&shop.waypoint), passed(&canary));
+        assert!(shares.contains(&(now.1 - before.1)), "{} of 40 at {weight} %", now.1 - before.1);
+        before = now;
+    }
     Ok(())
 }

@@ -24,20 +24,30 @@ impl Waypoint {
     /// # Errors
     /// When it does not become ready; the error has the end of its log.
     pub fn start(lab: &Lab, number: usize, vip: &str, serves: &str) -> Result<Self> {
-        let labels = [
-            ("gateway.networking.k8s.io/gateway-name", "waypoint"),
-            ("istio.io/dataplane-mode", "none"),
-        ];
-        let spec =
-            PodSpec { name: "waypoint", namespace: "shop", account: "waypoint", labels: &labels };
+        Self::called("waypoint", lab, number, (vip, serves))
+    }
+
+    /// The same, as another Gateway.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn called(
+        name: &str,
+        lab: &Lab,
+        number: usize,
+        (vip, serves): (&str, &str),
+    ) -> Result<Self> {
+        let labels =
+            [("gateway.networking.k8s.io/gateway-name", name), ("istio.io/dataplane-mode", "none")];
+        let spec = PodSpec { name, namespace: "shop", account: name, labels: &labels };
         let pod = lab.pod(number, &spec)?;
         let folder = lab.manifests();
         let folder = folder.parent().context("the lab's folder")?;
-        let config = folder.join("waypoint.toml");
+        let config = folder.join(format!("{name}.toml"));
         fs::write(
             &config,
             format!(
-                "gateway = \"waypoint\"\nnamespace = \"shop\"\naddress = \"{}\"\n[manifests]\ndirectory = {:?}\n\
+                "gateway = \"{name}\"\nnamespace = \"shop\"\nservice_account = \"{name}\"\naddress = \"{}\"\n[manifests]\ndirectory = {:?}\n\
                  [ca]\nfile = {:?}\n[access_log]\nformat = \"json\"\n",
                 pod.at(0).ip(),
                 lab.manifests(),
@@ -49,10 +59,10 @@ impl Waypoint {
             netns: pod.netns().into(),
             cgroup: pod.cgroup().into(),
             config,
-            log: folder.join("waypoint.log"),
+            log: folder.join(format!("{name}.log")),
         };
         let process = Daemon::start(program, &pod.inside)?;
-        lab.apply("gateway-waypoint.yaml", &declared(vip, serves))?;
+        lab.apply(&format!("gateway-{name}.yaml"), &declared(name, vip, serves))?;
         Ok(Self { process, pod })
     }
 
@@ -79,12 +89,12 @@ impl Waypoint {
     }
 }
 
-fn declared(vip: &str, serves: &str) -> String {
+fn declared(name: &str, vip: &str, serves: &str) -> String {
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: waypoint\n  namespace: shop\n  \
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: {name}\n  namespace: shop\n  \
          labels: {{istio.io/waypoint-for: {serves}}}\nspec:\n  gatewayClassName: culvert-waypoint\n  listeners:\n  \
          - {{name: mesh, port: 15008, protocol: HBONE}}\n---\napiVersion: v1\nkind: Service\n\
-         metadata: {{name: waypoint, namespace: shop}}\nspec: {{clusterIP: {vip}, \
-         selector: {{gateway.networking.k8s.io/gateway-name: waypoint}}, ports: [{{port: 15008}}]}}\n"
+         metadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: {vip}, \
+         selector: {{gateway.networking.k8s.io/gateway-name: {name}}}, ports: [{{port: 15008}}]}}\n"
     )
 }

@@ -39,12 +39,14 @@ use crate::{
     exchange::{Exchange, Mirrors},
     explain::Waypoint,
     manifest as routes,
-    mesh::Mesh,
+    mesh::{self, Mesh},
     operators::Operators,
     record::{self, Telemetry},
     upstream::{Own, Upstream},
 };
 
+/// The annotation of a Gateway whose endpoints are told who the client is.
+const TELLS_CLIENTS: &str = "ambient.istio.io/xfcc-include-client-identity";
 /// Pause before another connection is accepted when none could be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -147,6 +149,7 @@ fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity
     let identity = Identity::new(&config.trust_domain, &config.namespace, &config.service_account);
     let identity = identity.context("`trust_domain`, `namespace` and `service_account`")?;
     let ca = LocalCa::open(&config.ca.file, &config.trust_domain, config.ca.ttl, clock::wall())?;
+    let ca = ca.with_aliases(config.trust_domain_aliases.clone());
     Ok((identity, Keeper::new(ca, config.ca.renew_at, background.clone())))
 }
 
@@ -165,6 +168,7 @@ async fn mesh(
     };
     let (mut compiler, mut known) = (Compiler::new(settings), Known::default());
     let (gateway, mut called) = (gateway(config, address), Vec::new());
+    let home: Arc<str> = format!("{}/{}", config.namespace, config.gateway).into();
     let mut settings = route_settings(config);
     let mut routes = routes::Compiler::new(settings.clone());
     let (balance, mut generation) = (balance.clone(), 0);
@@ -194,7 +198,10 @@ async fn mesh(
         });
         generation += 1;
         let here = snapshot.workload_at(address).cloned();
-        Mesh { snapshot, table, backends, problems, generation, here }
+        let (namespace, name) = home.split_once('/').unwrap_or_default();
+        let tells = compiler.annotation_of_gateway(namespace, name, TELLS_CLIENTS) == Some("true");
+        let own = mesh::Own { gateway: home.clone(), tells_clients: tells };
+        Mesh { snapshot, table, backends, problems, generation, here, own }
     };
     Ok(manifest::follow(&config.manifests.directory, background, make).await?)
 }

@@ -51,10 +51,10 @@ pub fn target(
     gateway: &Gateway,
     (dialled, lately): (SocketAddr, bool),
 ) -> Result<Target, Error> {
-    let is_attached = |waypoint| lately || is_attached(snapshot, gateway, waypoint);
+    let is_attached = |waypoint: &Waypoint| is_attached(snapshot, gateway, waypoint);
     if let Some(service) = snapshot.service_at(dialled.ip()) {
         let (host, port) = (&service.hostname, dialled.port());
-        if !is_attached(service.waypoint.as_ref()) {
+        if !lately && !service.waypoints().any(is_attached) {
             return Err(Error::Foreign(host.clone()));
         }
         if !service.ports.iter().any(|known| known.port == port) {
@@ -63,7 +63,7 @@ pub fn target(
         return Ok(Target::Service(service.clone()));
     }
     match snapshot.workload_at(dialled.ip()) {
-        Some(workload) if is_attached(workload.waypoint.as_ref()) => {
+        Some(workload) if lately || workload.waypoint.as_ref().is_some_and(is_attached) => {
             Ok(Target::Workload(workload.clone()))
         }
         Some(workload) => Err(Error::Foreign(workload.uid.clone())),
@@ -71,20 +71,19 @@ pub fn target(
     }
 }
 
-fn is_attached(snapshot: &Snapshot, gateway: &Gateway, waypoint: Option<&Waypoint>) -> bool {
+fn is_attached(snapshot: &Snapshot, gateway: &Gateway, waypoint: &Waypoint) -> bool {
     let of_service = |service: &Arc<Service>| {
         let workload = |uid| snapshot.workload(uid);
         let is_own = |uid| workload(uid).is_some_and(|w| w.addresses.contains(&gateway.address));
         service.hostname == gateway.host || service.endpoints.keys().any(|uid| is_own(uid))
     };
-    match waypoint.map(|waypoint| &waypoint.destination) {
-        Some(WaypointDestination::Host(host)) => {
+    match &waypoint.destination {
+        WaypointDestination::Host(host) => {
             *host == gateway.host || snapshot.service_named(host).is_some_and(of_service)
         }
-        Some(WaypointDestination::Address(address)) => {
+        WaypointDestination::Address(address) => {
             *address == gateway.address || snapshot.service_at(*address).is_some_and(of_service)
         }
-        None => false,
     }
 }
 
@@ -107,12 +106,33 @@ mod tests {
 ---
 {kind: Service, apiVersion: v1, metadata: {name: free, namespace: shop, labels: {istio.io/use-waypoint: none}}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}
 ---
+{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: next, namespace: shop}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: both, namespace: shop, labels: {istio.io/use-waypoint-canary: next}, annotations: {istio.io/use-waypoint-canary-weight: '5'}}, spec: {clusterIP: 10.96.0.3, ports: [{port: 80}]}}
+---
 {kind: Pod, apiVersion: v1, metadata: {name: cart-0, namespace: shop}, spec: {}, status: {podIP: 10.0.0.1}}
 ---
 {kind: Pod, apiVersion: v1, metadata: {name: db-0, namespace: shop, labels: {istio.io/use-waypoint: pods}}, spec: {}, status: {podIP: 10.0.0.2}}
 ---
 {kind: Pod, apiVersion: v1, metadata: {name: waypoint-0, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}, spec: {}, status: {podIP: 10.0.0.8}}
 ";
+
+    #[test]
+    fn a_gateway_that_asks_for_a_proxy_in_front_is_reported() {
+        for (binding, reported) in [("NONE", true), ("PROXY/15088", true), ("''", false)] {
+            let annotation = format!("ambient.istio.io/waypoint-inbound-binding: {binding}");
+            let asking =
+                format!("{{name: waypoint, namespace: shop, annotations: {{{annotation}}}}}");
+            let text = MESH.replacen("{name: waypoint, namespace: shop}", &asking, 1);
+            let mut folder = Folder::default();
+            folder.update(BTreeMap::from([("m.yaml".into(), Ok(text))]));
+            let snapshot = compile(&folder, &Settings::default());
+            let texts = snapshot.problems().iter().map(|problem| problem.text.as_str());
+            let found =
+                texts.filter(|text| text.contains("waypoint-inbound-binding is not obeyed"));
+            assert_eq!(found.count(), usize::from(reported), "{binding}");
+        }
+    }
 
     #[test]
     fn only_what_is_attached_is_served() {
@@ -123,8 +143,13 @@ mod tests {
             |host: &str, address: [u8; 4]| Gateway { host: host.into(), address: address.into() };
         let services = own("waypoint.shop.svc.cluster.local", [10, 0, 0, 8]);
         let pods = own("pods.shop.svc.cluster.local", [10, 0, 0, 9]);
+        let next = own("next.shop.svc.cluster.local", [10, 0, 0, 7]);
         for (gateway, dialled, served) in [
             (&services, "10.96.0.1:80", true),
+            // A second waypoint has a share of it.
+            (&services, "10.96.0.3:80", true),
+            (&next, "10.96.0.3:80", true),
+            (&next, "10.96.0.1:80", false),
             // No such port.
             (&services, "10.96.0.1:81", false),
             // It opted out.

@@ -32,6 +32,9 @@ pub struct Config {
     /// The trust domain of every identity of the mesh.
     #[serde(default = "cluster_local")]
     pub trust_domain: String,
+    /// Trust domains that stand for it: their clients are let in (Istio's `trustDomainAliases`).
+    #[serde(default)]
+    pub trust_domain_aliases: Vec<String>,
     /// The cluster's name, told to peers and part of workloads' unique names.
     #[serde(default = "cluster")]
     pub cluster: String,

@@ -115,13 +115,17 @@ impl Exchange {
     async fn decide(
         &self,
         port: &Port,
-        asked: Asked,
+        mut asked: Asked,
         record: &mut Record,
     ) -> Result<Done, LocalReply> {
         let mesh = self.mesh.borrow().clone();
+        let session = record.session().clone();
+        mesh.may(session.service.as_deref(), &session.judged())?;
+        if mesh.own.tells_clients {
+            asked.tell_client(self.upstream.identity(), &session.peer);
+        }
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
-        let session = record.session().clone();
         let decision = asked.decide(routes, &session, &mut rand::random);
         let name = decision.rule.map(|rule| rule.name.clone());
         record.route = name.filter(|name| !name.is_empty());

@@ -85,6 +85,10 @@ pub fn explain(mesh: &Mesh, own: &Waypoint, question: &Question) -> Result<Value
         "dialled": dialled,
         "protocol": format!("{:?}", port.protocol).to_ascii_lowercase(),
     });
+    if let Err(reply) = mesh.may(session.service.as_deref(), &session.judged()) {
+        said["does"] = refusal(&reply);
+        return Ok(said);
+    }
     match asked::read(&mut head, own.paths, 0) {
         Ok((place, _)) => {
             let nobodys = BTreeMap::new();

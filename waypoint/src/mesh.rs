@@ -3,8 +3,9 @@
 use std::{net::IpAddr, net::SocketAddr, sync::Arc};
 
 use culvert_agent::{
-    discovery::{Protocol, Snapshot, Speech, Workload},
+    discovery::{Protocol, Service, Snapshot, Speech, Workload},
     origin::Problem,
+    policy::{Asked, Denied, Verdict, authorize},
     route::{Choice, unmeshed_hop},
 };
 
@@ -31,6 +32,18 @@ pub struct Mesh {
     pub generation: u64,
     /// The waypoint itself, where it is known.
     pub here: Option<Arc<Workload>>,
+    /// What is declared of this waypoint.
+    pub own: Own,
+}
+
+/// What is declared of this waypoint.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// Its Gateway, `namespace/name`.
+    pub gateway: Arc<str>,
+    /// Whether endpoints are told who the client is
+    /// (`ambient.istio.io/xfcc-include-client-identity`).
+    pub tells_clients: bool,
 }
 
 /// Who takes requests for a backend.
@@ -85,6 +98,23 @@ impl Mesh {
             Speech::Tls => routing::Protocol::Tls,
             Speech::Tcp => routing::Protocol::Tcp,
             Speech::Unknown => routing::Protocol::Unknown,
+        }
+    }
+
+    /// Asks the policies that are attached to a service, or to this waypoint, about a connection: by
+    /// the client's identity, the addresses and the service's port. What they say of HTTP makes an ALLOW
+    /// rule allow nothing, and leaves a DENY rule the rest.
+    ///
+    /// # Errors
+    /// The answer to one that is not allowed.
+    pub fn may(&self, service: Option<&Service>, asked: &Asked<'_>) -> Result<(), LocalReply> {
+        let guard = self.snapshot.guard_at(&self.own.gateway, service);
+        match authorize(&guard, asked) {
+            Verdict::Allowed(_) => Ok(()),
+            Verdict::Denied(denied) => Err(LocalReply::denied(match &denied {
+                Denied::By(decided) => &decided.policy.name,
+                Denied::Strict(_) | Denied::NoAllow(_) | Denied::Damaged => "none",
+            })),
         }
     }
 

@@ -304,6 +304,13 @@ impl LocalReply {
         Self::new(StatusCode::FORBIDDEN, None, UPGRADE_FAILED, "")
     }
 
+    /// A policy, or that there is none that allows it (`none`), keeps it out.
+    pub fn denied(policy: &str) -> Self {
+        let reply = Self::new(StatusCode::FORBIDDEN, None, "", "RBAC: access denied");
+        let details = format!("rbac_access_denied_matched_policy[{policy}]");
+        Self { details: details.into(), ..reply }
+    }
+
     /// What an attempt that failed comes to when it is the last one.
     pub fn failed(failure: &Failure) -> Self {
         let status = match failure {

@@ -18,6 +18,7 @@ use culvert_agent::{
     clock,
     discovery::{Service, Workload},
     identity::Identity,
+    policy,
     telemetry::logging::Logging,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
@@ -71,6 +72,13 @@ pub struct Session {
     pub service: Option<Arc<Service>>,
     /// The TLS server name it asked for.
     pub server_name: Option<Arc<str>>,
+}
+
+impl Session {
+    /// The connection as policies see it.
+    pub fn judged(&self) -> policy::Asked<'_> {
+        policy::Asked { peer: Some(&self.peer), source: self.client, destination: self.dialled }
+    }
 }
 
 /// What is remembered of a request's head as the client sent it. Clones of its parts cost little.

@@ -171,6 +171,11 @@ impl Upstream {
         }
     }
 
+    /// Who we are to endpoints.
+    pub fn identity(&self) -> &Identity {
+        &self.own.identity
+    }
+
     /// Connections to agents of endpoints that are open.
     pub fn tunnels(&self) -> usize {
         self.tunnels.connections()

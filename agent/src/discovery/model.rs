@@ -94,6 +94,9 @@ pub struct Service {
     pub passthrough: bool,
     /// Where connections to it go first.
     pub waypoint: Option<Waypoint>,
+    /// Waypoints with weights, one of them drawn for each connection (`weighted_waypoints` of Istio's
+    /// workload API); when no weight is above zero, `waypoint` takes all.
+    pub waypoint_shares: Vec<(Waypoint, u32)>,
     /// What it listens on.
     pub ports: Vec<ServicePort>,
     /// Which endpoints clients prefer.
@@ -105,6 +108,26 @@ pub struct Service {
     pub outsiders: Vec<Outsider>,
     /// Where it was declared.
     pub origin: Origin,
+}
+
+impl Service {
+    /// All waypoints that its connections may go to.
+    pub fn waypoints(&self) -> impl Iterator<Item = &Waypoint> {
+        self.waypoint.iter().chain(self.waypoint_shares.iter().map(|(waypoint, _)| waypoint))
+    }
+
+    /// Where a connection goes first: with any number for `draw`, each as likely as any other, each
+    /// waypoint is as likely as its weight.
+    pub fn drawn_waypoint(&self, draw: u32) -> Option<&Waypoint> {
+        let sum: u64 = self.waypoint_shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut left = (u64::from(draw) * sum) >> u32::BITS;
+        let drawn = self.waypoint_shares.iter().find(|(_, weight)| {
+            let hit = left < u64::from(*weight);
+            left = left.saturating_sub((*weight).into());
+            hit
+        });
+        drawn.map(|(waypoint, _)| waypoint).or(self.waypoint.as_ref())
+    }
 }
 
 /// An endpoint that may be none of the mesh's.

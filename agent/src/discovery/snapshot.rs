@@ -13,8 +13,11 @@ use super::{
 };
 use crate::{
     origin::Problem,
-    policy::{Guard, PeerAuthentication, Policy},
+    policy::{Attached, Guard, PeerAuthentication, Policy, Target},
 };
+
+/// Our own class of Gateways, and Istio's.
+const CLASSES: [&str; 2] = ["culvert-waypoint", "istio-waypoint"];
 
 /// Everything the mesh knows at one moment.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,8 @@ pub struct Snapshot {
 pub struct Policies {
     /// AuthorizationPolicies, by name.
     pub policies: Vec<Arc<Policy>>,
+    /// Those that waypoints ask, by name.
+    pub attached: Vec<Attached>,
     /// PeerAuthentications, from workloads' over namespaces' to the mesh's; the oldest first.
     pub peers: Vec<Arc<PeerAuthentication>>,
     /// There may be others that nobody could read: nothing is allowed.
@@ -123,13 +128,39 @@ impl Snapshot {
     /// What decides about connections to this workload.
     pub fn guard(&self, workload: &Workload) -> Guard {
         let (namespace, labels) = (&workload.namespace, &workload.labels);
-        let Policies { policies, peers, damaged } = &*self.policies;
+        let Policies { policies, peers, damaged, attached: _ } = &*self.policies;
         let covered = |scope: &crate::policy::Scope| scope.covers(namespace, labels);
         Guard {
             policies: policies.iter().filter(|policy| covered(&policy.scope)).cloned().collect(),
             peers: peers.iter().filter(|peer| covered(&peer.scope)).cloned().collect(),
             damaged: *damaged,
         }
+    }
+
+    /// What decides, at the waypoint of this `gateway` (`namespace/name`), about connections to a
+    /// service, or to a workload.
+    pub fn guard_at(&self, gateway: &str, service: Option<&Service>) -> Guard {
+        let Policies { attached, damaged, .. } = &*self.policies;
+        let concerned = attached.iter().filter(|attached| concerns(attached, gateway, service));
+        let policies = concerned.map(|attached| attached.policy.clone()).collect();
+        Guard { policies, peers: Vec::new(), damaged: *damaged }
+    }
+
+    /// Policies of services that pass no waypoint: nobody asks them.
+    pub fn unasked(&self) -> impl Iterator<Item = (&Attached, String)> {
+        let passes = |namespace: &str, name: &str| {
+            let is = |s: &&Arc<Service>| *s.namespace == *namespace && *s.name == *name;
+            self.services().filter(is).any(|service| service.waypoints().next().is_some())
+        };
+        self.policies.attached.iter().filter_map(move |attached| {
+            let home = home(&attached.policy);
+            let mut names = attached.targets.iter().filter_map(service_name);
+            let name = names.find(|name| !passes(home, name))?;
+            let text = format!(
+                "targetRefs name {home}/{name}, which is no service that passes a waypoint: for it nobody asks this policy"
+            );
+            Some((attached, text))
+        })
     }
 
     /// The workload with this address.
@@ -244,6 +275,38 @@ impl Snapshot {
 fn claimant(service: &Service) -> Arc<str> {
     let Service { namespace, name, hostname, origin, .. } = service;
     format!("{}/{namespace}/{name}/{hostname}/{origin}", u8::from(is_entry(service))).into()
+}
+
+/// The namespace that a policy stands in.
+fn home(policy: &Policy) -> &str {
+    policy.name.split('/').next().unwrap_or_default()
+}
+
+/// The service that a policy is attached to.
+fn service_name(target: &Target) -> Option<&str> {
+    match target {
+        Target::Service(name) | Target::ServiceEntry(name) => Some(name),
+        Target::Gateway(_) | Target::GatewayClass(_) | Target::Unknown => None,
+    }
+}
+
+fn concerns(attached: &Attached, gateway: &str, service: Option<&Service>) -> bool {
+    let policy = &attached.policy;
+    let home = home(policy);
+    let own = service.filter(|service| *service.namespace == *home);
+    attached.targets.iter().any(|target| match target {
+        Target::Service(name) => own.is_some_and(|s| *s.name == **name && !is_entry(s)),
+        Target::ServiceEntry(name) => own.is_some_and(|s| *s.name == **name && is_entry(s)),
+        Target::Gateway(name) => gateway.split_once('/') == Some((home, name.as_str())),
+        Target::GatewayClass(name) => {
+            policy.scope.namespace.is_none() && CLASSES.contains(&name.as_str())
+        }
+        Target::Unknown => {
+            policy.scope.namespace.is_none()
+                || own.is_some()
+                || gateway.split('/').next() == Some(home)
+        }
+    })
 }
 
 fn is_entry(service: &Service) -> bool {

@@ -29,6 +29,7 @@ pub struct LocalCa {
     root: CertificateDer<'static>,
     root_ends: SystemTime,
     ttl: Duration,
+    aliases: Vec<String>,
 }
 
 /// Why there is no certificate.
@@ -102,6 +103,12 @@ impl LocalCa {
         Ok(ca)
     }
 
+    /// The same, whose certificates' holders accept clients of these trust domains too.
+    #[must_use]
+    pub fn with_aliases(self, aliases: Vec<String>) -> Self {
+        Self { aliases, ..self }
+    }
+
     /// Makes a key and a certificate for `identity`. It never outlives the root.
     ///
     /// # Errors
@@ -128,6 +135,7 @@ impl LocalCa {
             chain: vec![certificate.der().clone()],
             key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
             roots: vec![self.root.clone()],
+            aliases: self.aliases.clone(),
             not_before,
             not_after,
             serial: (serial >> 1).to_string(),
@@ -145,7 +153,7 @@ impl LocalCa {
             return Err("the key is another certificate's".into());
         }
         let issuer = Issuer::from_ca_cert_der(&root, key).map_err(|e| e.to_string())?;
-        Ok(Self { issuer, root, root_ends, ttl })
+        Ok(Self { issuer, root, root_ends, ttl, aliases: Vec::new() })
     }
 }
 

@@ -18,6 +18,9 @@ pub struct Svid {
     pub key: PrivateKeyDer<'static>,
     /// Whose signatures its holder accepts from peers.
     pub roots: Vec<CertificateDer<'static>>,
+    /// Trust domains, beside its own, of which its holder accepts clients (Istio's
+    /// `trustDomainAliases`).
+    pub aliases: Vec<String>,
     /// Start of its validity.
     pub not_before: SystemTime,
     /// End of its validity.

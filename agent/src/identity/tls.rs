@@ -79,11 +79,11 @@ fn provider() -> CryptoProvider {
 }
 
 /// Accepts certificates that lead to a root of the mesh and claim an identity; from clients one of
-/// the own trust domain. Host names mean nothing.
+/// the own trust domain or one that stands for it. Host names mean nothing.
 #[derive(Debug)]
 struct SpiffeVerifier {
     roots: Arc<RootCertStore>,
-    trust_domain: String,
+    trust_domains: Vec<String>,
     provider: Arc<CryptoProvider>,
     clients: Arc<dyn ClientCertVerifier>,
 }
@@ -98,8 +98,9 @@ impl SpiffeVerifier {
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        let trust_domain = svid.identity.trust_domain().to_owned();
-        Ok(Self { roots, trust_domain, provider: provider.clone(), clients })
+        let own = svid.identity.trust_domain().to_owned();
+        let trust_domains = svid.aliases.iter().cloned().chain([own]).collect();
+        Ok(Self { roots, trust_domains, provider: provider.clone(), clients })
     }
 }
 
@@ -162,7 +163,9 @@ impl ClientCertVerifier for SpiffeVerifier {
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.clients.verify_client_cert(end_entity, intermediates, now)?;
         match claimed_identity(end_entity) {
-            Some(identity) if identity.trust_domain() == self.trust_domain => Ok(verified),
+            Some(identity) if self.trust_domains.iter().any(|t| t == identity.trust_domain()) => {
+                Ok(verified)
+            }
             Some(_) | None => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
     }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     discovery::{Policies, Snapshot},
     origin::Problem,
-    policy::PeerAuthentication,
+    policy::{Attached, PeerAuthentication},
 };
 
 /// What the objects do not say themselves.
@@ -136,6 +136,11 @@ impl Compiler {
         self.finish(folder)
     }
 
+    /// An annotation of a Gateway, as it was when a snapshot was made last.
+    pub fn annotation_of_gateway(&self, namespace: &str, name: &str, key: &str) -> Option<&str> {
+        self.facts.annotation_of_gateway(namespace, name, key)
+    }
+
     fn finish(&mut self, folder: &Folder) -> Snapshot {
         let (policies, mut problems) = policies(folder, &self.settings.root_namespace);
         if **self.snapshot.policies() != policies {
@@ -162,6 +167,11 @@ impl Compiler {
             origin: service.origin.clone(),
             text: format!("address {address} is that of a workload of the mesh"),
         }));
+        problems.extend(
+            self.snapshot
+                .unasked()
+                .map(|(attached, text)| Problem { origin: attached.policy.origin.clone(), text }),
+        );
         self.snapshot.set_problems(problems, folder.is_partial());
         self.snapshot.clone()
     }
@@ -233,14 +243,18 @@ fn policies(folder: &Folder, root: &str) -> (Policies, Vec<Problem>) {
         ["AuthorizationPolicy", "PeerAuthentication"].into_iter().flat_map(|k| folder.of_kind(k))
     {
         if let Object::Policy(policy) = object {
-            let policy = security::policy(policy, origin, root, &mut problems);
-            all.policies.extend(policy.map(Arc::new));
+            let (policy, targets) = security::policy(policy, origin, root, &mut problems);
+            match targets.is_empty() {
+                true => all.policies.push(policy.into()),
+                false => all.attached.push(Attached { policy: policy.into(), targets }),
+            }
         } else if let Object::Peer(peer) = object {
             let peer = security::peer_authentication(peer, origin, root, &mut problems);
             all.peers.push(Arc::new(peer));
         }
     }
     all.policies.sort_by(|a, b| a.name.cmp(&b.name));
+    all.attached.sort_by(|a, b| a.policy.name.cmp(&b.policy.name));
     let rank = |peer: &PeerAuthentication| {
         (peer.scope.selector.is_empty(), peer.scope.namespace.is_none())
     };

@@ -11,7 +11,7 @@ use super::objects::Metadata;
 use crate::{
     origin::{Origin, Problem},
     policy::{
-        Action, Clause, Condition, Mode, Pattern, PeerAuthentication, Policy, Rule, Scope,
+        Action, Clause, Condition, Mode, Pattern, PeerAuthentication, Policy, Rule, Scope, Target,
         model::Test,
     },
 };
@@ -125,18 +125,19 @@ fn scope(metadata: &Metadata, selector: &LabelSelector, root: &str) -> Scope {
     Scope { namespace, selector: selector.match_labels.clone() }
 }
 
-/// The policy; `None` when a waypoint enforces it.
+/// The policy, and what it is attached to if waypoints ask it.
 pub(super) fn policy(
     object: &AuthorizationPolicy,
     origin: &Origin,
     root: &str,
     problems: &mut Vec<Problem>,
-) -> Option<Policy> {
+) -> (Policy, Vec<Target>) {
     let mut report = Report { origin, problems };
     let (metadata, spec) = (&object.metadata, &object.spec);
-    if !spec.target_refs.is_empty() || !spec.target_ref.is_null() {
-        report.add("targetRefs bind this policy to a waypoint: agents do not enforce it".into());
-        return None;
+    let single = Some(&spec.target_ref).filter(|target| !target.is_null());
+    let targets: Vec<_> = spec.target_refs.iter().chain(single).map(target).collect();
+    if targets.contains(&Target::Unknown) {
+        report.add("targetRefs must name a Service, ServiceEntry, Gateway or GatewayClass: until then the policy is for everything of its namespace that passes a waypoint".into());
     }
     let action = match spec.action.as_str() {
         "" | "ALLOW" => Action::Allow,
@@ -166,10 +167,25 @@ pub(super) fn policy(
                 Action::Deny => "the rule denies whatever its other fields match",
                 Action::Audit => "the rule notes nothing",
             };
-            report.add(format!("rule {number}: {field} cannot be asked without HTTP: {effect}"));
+            let why = match targets.is_empty() {
+                true => "cannot be asked without HTTP",
+                false => "is not asked by waypoints yet",
+            };
+            report.add(format!("rule {number}: {field} {why}: {effect}"));
         }
     }
-    Some(policy)
+    (policy, targets)
+}
+
+fn target(reference: &Value) -> Target {
+    let name = reference["name"].as_str().map(str::to_owned);
+    match (reference["kind"].as_str().unwrap_or_default(), name) {
+        ("Service", Some(name)) => Target::Service(name),
+        ("ServiceEntry", Some(name)) => Target::ServiceEntry(name),
+        ("Gateway", Some(name)) => Target::Gateway(name),
+        ("GatewayClass", Some(name)) => Target::GatewayClass(name),
+        _ => Target::Unknown,
+    }
 }
 
 fn compile_rule(spec: &RuleSpec, namespace: &str) -> Rule {
@@ -378,7 +394,7 @@ mod tests {
         let origin = Origin { file: "m.yaml".into(), line: 1 };
         let mut problems = Vec::new();
         let policy = policy(&object, &origin, "istio-system", &mut problems);
-        (policy.unwrap(), problems)
+        (policy.0, problems)
     }
 
     #[test]

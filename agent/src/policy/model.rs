@@ -48,6 +48,31 @@ impl Action {
     }
 }
 
+/// What a policy is attached to (`targetRefs`): waypoints ask it about what they carry there, agents
+/// never do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Any of these.
+    pub targets: Vec<Target>,
+}
+
+/// One thing that a policy is attached to, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A Service of the policy's namespace.
+    Service(String),
+    /// A ServiceEntry of its namespace.
+    ServiceEntry(String),
+    /// A Gateway of its namespace.
+    Gateway(String),
+    /// All waypoints of a class; the policy stands in the root namespace.
+    GatewayClass(String),
+    /// Nobody knows what: so anything of its namespace, or of the mesh if that is the root.
+    Unknown,
+}
+
 /// Whom a policy protects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {

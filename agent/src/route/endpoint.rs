@@ -18,6 +18,9 @@ pub struct Choice<'a> {
     pub load: &'a dyn Fn(&str) -> usize,
     /// Any number, each as likely as any other.
     pub random: u64,
+    /// Another such number, the same for all tries of one connection: which of the waypoints of a
+    /// service takes it.
+    pub share: u32,
     /// Whether two pods of one node are joined without a tunnel.
     pub join: bool,
     /// What the kernel takes an address for.
@@ -37,7 +40,7 @@ pub enum Held {
 
 impl Default for Choice<'_> {
     fn default() -> Self {
-        Self { tried: &[], load: &|_| 0, random: 0, join: false, held: &|_| Held::No }
+        Self { tried: &[], load: &|_| 0, random: 0, share: 0, join: false, held: &|_| Held::No }
     }
 }
 

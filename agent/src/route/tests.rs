@@ -331,6 +331,30 @@ fn a_hop_knows_whether_others_could_take_its_place() {
 }
 
 #[test]
+fn of_several_waypoints_each_takes_its_share_of_connections() {
+    let waypoint = |name: &str, at: u8| {
+        format!(
+            "{{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {{name: {name}, namespace: shop}}, status: {{addresses: [{{value: 10.3.0.{at}}}]}}}}\n---\n\
+             {{kind: Pod, apiVersion: v1, metadata: {{name: {name}-0, namespace: shop}}, spec: {{serviceAccountName: {name}}}, status: {{podIP: 10.3.0.{at}}}}}\n---\n"
+        )
+    };
+    let waypoints = waypoint("old", 1) + &waypoint("new", 2);
+    for (weight, expected) in [(0, 0), (1, 10), (50, 500), (100, 1000)] {
+        let mesh = snapshot(&format!(
+            "{waypoints}{{kind: Service, apiVersion: v1, metadata: {{name: x, namespace: shop, labels: {{istio.io/use-waypoint: old, istio.io/use-waypoint-canary: new}}, \
+             annotations: {{istio.io/use-waypoint-canary-weight: '{weight}'}}}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}}}"
+        ));
+        let ways = (0..1000).map(|turn| {
+            let choice = Choice { share: turn * (u32::MAX / 1000), ..Choice::default() };
+            way(&mesh, ("web", "10.96.0.1:80"), &choice)
+        });
+        let (canary, primary): (Vec<_>, Vec<_>) = ways.partition(|way| way.ends_with("as new"));
+        assert!(canary.len().abs_diff(expected) <= 1, "{} at {weight} %", canary.len());
+        assert!(primary.iter().all(|way| way == "waypoint 10.96.0.1:80 via 10.3.0.1:15008 as old"));
+    }
+}
+
+#[test]
 fn capacity_is_the_share_of_connections() {
     let mesh = snapshot(&format!("{MESH}{MORE}"));
     let ways = (0..400).map(|random: u64| {

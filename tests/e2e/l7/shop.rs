@@ -17,7 +17,7 @@ pub(super) struct Shop {
     pub(super) waypoint: Waypoint,
     /// Those of v1 and v2. On port 8080 each serves HTTP/1.1; 8081 and 8082 are free.
     pub(super) servers: [Pod; 2],
-    lab: Lab,
+    pub(super) lab: Lab,
 }
 
 impl Shop {

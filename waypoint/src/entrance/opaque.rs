@@ -122,6 +122,7 @@ impl Entrance {
         record: &mut Record,
     ) -> Result<Picked, LocalReply> {
         let mesh = self.mesh.borrow().clone();
+        mesh.may(session.service.as_deref(), &session.judged())?;
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
         let nobodys = std::collections::BTreeMap::new();

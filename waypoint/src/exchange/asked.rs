@@ -2,6 +2,7 @@
 //! Never: sends it.
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use culvert_agent::identity::Identity;
 use http::{
     HeaderValue, Request, Uri, Version as HttpVersion,
     request::Parts,
@@ -45,6 +46,11 @@ impl Asked {
         let client = client(session, &nobodys);
         let head = head(&self.head, &self.place, &client, session.dialled);
         decide(routes, &head, draw)
+    }
+
+    /// Adds who asks.
+    pub(super) fn tell_client(&mut self, own: &Identity, client: &Identity) {
+        headers::tell_client(&mut self.head.headers, own, client);
     }
 
     /// Makes of it what the rule says.
@@ -139,12 +145,16 @@ pub(crate) fn head<'a>(
     }
 }
 
-/// Who asks, as rules see it. Labels are those of a workload that is who its certificate says.
+/// Who asks, as rules see it. Labels are those of a workload that is who its certificate says; a trust
+/// domain that came this far is the mesh's, or stands for it.
 pub(crate) fn client<'a>(
     session: &'a Session,
     nobodys: &'a BTreeMap<String, String>,
 ) -> Client<'a> {
-    let source = session.source.as_ref().filter(|source| source.identity == session.peer);
+    let source = session.source.as_ref().filter(|source| {
+        let (own, peer) = (&source.identity, &session.peer);
+        (own.namespace(), own.service_account()) == (peer.namespace(), peer.service_account())
+    });
     Client {
         address: session.client,
         identity: Some(&session.peer),

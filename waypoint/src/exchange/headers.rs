@@ -2,6 +2,7 @@
 //! Never: what a rule changes (see `routing`).
 use std::time::Duration;
 
+use culvert_agent::identity::Identity;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
@@ -30,24 +31,32 @@ const OF_CONNECTION: [HeaderName; 6] = [
 ];
 const PROXY_CONNECTION: &str = "proxy-connection";
 
+/// Who the client is, as a proxy found it.
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
 /// What only proxies say to each other: an application neither sees nor says it.
 const OF_PROXIES: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
 /// What clients do not tell an endpoint: who they claim to be, and what proxies tell in their place.
-const NOT_OF_CLIENTS: [&str; 4] = [
-    "x-forwarded-client-cert",
-    "x-envoy-decorator-operation",
-    "x-envoy-original-path",
-    "x-envoy-expected-rq-timeout-ms",
-];
+const NOT_OF_CLIENTS: [&str; 3] =
+    ["x-envoy-decorator-operation", "x-envoy-original-path", "x-envoy-expected-rq-timeout-ms"];
 
 /// What every request has before anything is decided about it. One that has no id gets the one that
-/// `random` makes.
+/// `random` makes. Who it is, no client tells itself.
 pub(super) fn complete(headers: &mut HeaderMap, scheme: &str, random: u128) {
+    headers.remove(CLIENT_CERTIFICATE);
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, request_id(random));
     }
     let scheme = if scheme == "https" { "https" } else { "http" };
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+}
+
+/// Tells who the client is, in Envoy's form, after who we are.
+pub(super) fn tell_client(headers: &mut HeaderMap, own: &Identity, client: &Identity) {
+    // Identities have no character that a header may not have.
+    if let Ok(value) = HeaderValue::try_from(format!("By={own};URI={client}")) {
+        headers.insert(CLIENT_CERTIFICATE, value);
+    }
 }
 
 /// Takes out what ends here.
@@ -202,7 +211,6 @@ mod tests {
             ("upgrade", "h2c"),
             ("content-length", "3"),
             ("expect", "100-continue"),
-            ("x-forwarded-client-cert", "URI=spiffe://me"),
             ("x-envoy-peer-metadata", "x"),
             ("x-envoy-expected-rq-timeout-ms", "5"),
             ("x-kept", "1"),
@@ -218,9 +226,11 @@ mod tests {
     fn a_request_id_is_a_uuid_and_stays() {
         let id = request_id(u128::MAX);
         assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
-        let mut headers = map(&[("x-request-id", "mine")]);
+        let forged = ("x-forwarded-client-cert", "URI=spiffe://me");
+        let mut headers = map(&[("x-request-id", "mine"), forged]);
         complete(&mut headers, "http", 7);
         assert_eq!(headers[REQUEST_ID], "mine");
+        assert!(!headers.contains_key(CLIENT_CERTIFICATE));
     }
 
     #[test]

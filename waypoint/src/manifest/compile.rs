@@ -222,8 +222,7 @@ impl Compiler {
 
     fn serves(&self, service: &Service) -> bool {
         let Some(own) = &self.settings.waypoint else { return true };
-        let named = service.waypoint.as_ref();
-        named.is_some_and(|waypoint| own.destinations.contains(&waypoint.destination))
+        service.waypoints().any(|waypoint| own.destinations.contains(&waypoint.destination))
     }
 
     /// Compiles the routes of a service anew.
@@ -273,7 +272,7 @@ fn same_shape(then: Option<&Arc<Service>>, now: Option<&Arc<Service>>) -> bool {
     match (then, now) {
         (Some(then), Some(now)) => {
             then.ports == now.ports
-                && then.waypoint == now.waypoint
+                && then.waypoints().eq(now.waypoints())
                 && then.name == now.name
                 && then.namespace == now.namespace
         }

@@ -6,6 +6,7 @@ use culvert_agent::clock;
 use culvert_waypoint::listener::serve::{HEAD_TIMEOUT, LONGEST_HEAD, Owned};
 use http::Request;
 use http_body_util::Empty;
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,8 +18,8 @@ use crate::{
     lab::{CART, Lab},
 };
 
-/// Requests that are no CONNECT, on one connection of an agent that another implementation makes.
-pub(crate) async fn plain_requests(lab: &Lab, methods: &[&str]) -> Vec<String> {
+/// One connection of an agent that another implementation makes.
+pub(crate) async fn others_agent(lab: &Lab) -> http2::SendRequest<Empty<Bytes>> {
     let credentials = lab.credentials("spiffe://cluster.local/ns/shop/sa/web");
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind((lab.address(100), 0).into()).expect("an address");
@@ -27,11 +28,17 @@ pub(crate) async fn plain_requests(lab: &Lab, methods: &[&str]) -> Vec<String> {
     let name = "waypoint".try_into().expect("a name");
     let tls = connector.connect(name, tcp).await.expect("a session");
     let io = TokioIo::new(tls);
-    let begun = hyper::client::conn::http2::handshake(Owned(lab.drain.clone()), io).await;
-    let (mut sender, connection) = begun.expect("a connection");
+    let begun = http2::handshake(Owned(lab.drain.clone()), io).await;
+    let (sender, connection) = begun.expect("a connection");
     lab.drain.spawn(async move {
         let _ = connection.await;
     });
+    sender
+}
+
+/// Requests that are no CONNECT, on one such connection.
+pub(crate) async fn plain_requests(lab: &Lab, methods: &[&str]) -> Vec<String> {
+    let mut sender = others_agent(lab).await;
     let mut statuses = Vec::new();
     for method in methods {
         let request = Request::builder().method(*method).uri("https://10.96.0.1:80/");

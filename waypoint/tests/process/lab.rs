@@ -86,6 +86,14 @@ impl Lab {
         fs::write(self.folder.join("m").join(name), text).expect("a written file");
     }
 
+    /// Declares the waypoint's Gateway in other words.
+    pub(crate) fn gateway(&self, text: &str) {
+        let mesh = mesh(self);
+        let (before, rest) = mesh.split_once("---\n").expect("a namespace");
+        let (_, after) = rest.split_once("---\n").expect("a gateway");
+        self.write("mesh.yaml", &format!("{before}---\n{text}{after}"));
+    }
+
     /// Adds a pod of the service cart, of this version, and waits until the waypoint knows it.
     pub(crate) async fn pod(&self, host: u8, version: &str) -> Pod {
         let pod = Pod::start(self, host).await;
@@ -182,10 +190,15 @@ impl Lab {
     async fn start(&mut self, config: &str) {
         let (path, own) = (self.folder.join("waypoint.toml"), self.address(9));
         let (folder, ca) = (self.folder.join("m"), self.folder.join("ca.pem"));
+        // What stands in no table comes before all tables.
+        let (top, tables) = match config.starts_with('[') {
+            true => ("", config),
+            false => config.split_at(config.find("\n[").unwrap_or(config.len())),
+        };
         let text = format!(
-            "gateway = \"waypoint\"\nnamespace = \"shop\"\naddress = \"{own}\"\n\
+            "{top}\ngateway = \"waypoint\"\nnamespace = \"shop\"\naddress = \"{own}\"\n\
              [manifests]\ndirectory = {folder:?}\n[ca]\nfile = {ca:?}\n\
-             [listen]\nhbone = \"{own}:15008\"\nadmin = \"{own}:15000\"\nmetrics = \"{own}:15020\"\nready = \"{own}:15021\"\n{config}\n"
+             [listen]\nhbone = \"{own}:15008\"\nadmin = \"{own}:15000\"\nmetrics = \"{own}:15020\"\nready = \"{own}:15021\"\n{tables}\n"
         );
         fs::write(&path, text).expect("a configuration");
         let log = fs::File::create(self.folder.join("log")).expect("a log");

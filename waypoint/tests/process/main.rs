@@ -14,6 +14,7 @@ mod mirrors;
 mod opaque;
 mod outside;
 mod pod;
+mod policy;
 mod retries;
 mod rules;
 mod script;

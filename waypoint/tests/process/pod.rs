@@ -30,7 +30,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     sync::mpsc,
 };
@@ -57,6 +57,7 @@ pub(crate) struct Heard {
 /// Who connects to this port hears nothing for as long as it waits.
 pub(crate) const MUTE: u16 = 8085;
 
+#[derive(Default)]
 pub(crate) struct Pod {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
@@ -100,17 +101,31 @@ impl Pod {
     }
 
     pub(crate) async fn start_as(lab: &Lab, host: u8, identity: &str) -> Self {
-        let (seen, heard, work) = (Arc::default(), Arc::default(), Arc::default());
-        let drain = Drain::default();
         let name = format!("cart-{host}");
         let at = SocketAddr::new(lab.address(host), 15008);
         let listener = TcpListener::bind(at).await.expect("a listener");
         let credentials = lab.credentials(identity);
-        let pod = Self { seen, heard, work, script: Arc::default(), drain };
+        let pod = Self::default();
         let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
         let (script, drain) = (pod.script.clone(), pod.drain.clone());
         let agent = Agent { name, seen, heard, work, script, drain };
         pod.drain.spawn(accept(listener, credentials, agent));
+        pod
+    }
+
+    /// An application outside the mesh: on port 8080 it speaks HTTP in the clear.
+    pub(crate) async fn start_outside(lab: &Lab, host: u8) -> Self {
+        let at = SocketAddr::new(lab.address(host), 8080);
+        let listener = TcpListener::bind(at).await.expect("a listener");
+        let pod = Self::default();
+        let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
+        let (script, drain) = (pod.script.clone(), pod.drain.clone());
+        let agent = Agent { name: format!("cart-{host}"), seen, heard, work, script, drain };
+        pod.drain.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                agent.drain.clone().spawn(agent.clone().http(stream, false));
+            }
+        });
         pod
     }
 
@@ -244,7 +259,11 @@ impl Agent {
         }
     }
 
-    async fn http(self, stream: TunnelStream, second: bool) {
+    async fn http(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        second: bool,
+    ) {
         let (io, owner) = (TokioIo::new(stream), self.drain.clone());
         let service = service_fn(move |request| {
             let agent = self.clone();

@@ -1,5 +1,12 @@
 //! Shell: who gets a tunnel, and where it leads (checklist A of docs/conformance.md).
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use culvert_agent::{
     clock,
@@ -7,6 +14,16 @@ use culvert_agent::{
     identity::{Credentials, ca::LocalCa},
 };
 use http::Request;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey},
+};
 
 use crate::{
     client::Client,
@@ -18,16 +35,70 @@ fn is_reset<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Http2(Broken::Reset(_))))
 }
 
+/// It has no certificate, whatever it is asked.
+#[derive(Debug)]
+struct Nobody;
+
+impl ResolvesClientCert for Nobody {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
 #[tokio::test]
 async fn a_client_without_a_certificate_gets_no_session() {
-    use std::io::{Read, Write};
     let lab = Lab::new("").await;
-    let mut stream = std::net::TcpStream::connect(lab.waypoint()).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").expect("sent");
+    for (certified, served) in [(true, true), (false, false)] {
+        let credentials = lab.credentials("spiffe://cluster.local/ns/shop/sa/web");
+        let mut config = (*credentials.client).clone();
+        if !certified {
+            config.client_auth_cert_resolver = Arc::new(Nobody);
+        }
+        let tcp = TcpStream::connect(lab.waypoint()).await.expect("a connection");
+        let name = "waypoint".try_into().expect("a name");
+        // With TLS 1.3 a client is done before its server has looked for its certificate.
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut session = connector.connect(name, tcp).await.expect("the client's half");
+        session
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await
+            .expect("sent");
+        let mut heard = [0; 9];
+        let read = session.read_exact(&mut heard).await;
+        // SETTINGS, or the alert.
+        assert_eq!(read.is_ok() && heard[3] == 4, served, "{read:?} {heard:?}");
+        if let Err(error) = read {
+            assert!(error.to_string().contains("CertificateRequired"), "{error}");
+        }
+    }
+    let mut plain = TcpStream::connect(lab.waypoint()).await.expect("a connection");
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.expect("sent");
     let mut heard = Vec::new();
-    let _ = stream.read_to_end(&mut heard);
+    let _ = tokio::time::timeout(Duration::from_secs(5), plain.read_to_end(&mut heard)).await;
     assert!(!heard.starts_with(b"HTTP/"), "plaintext was answered");
+}
+
+#[tokio::test]
+async fn clients_of_an_alias_of_the_trust_domain_are_let_in() {
+    let rule = "{kind: VirtualService, apiVersion: networking.istio.io/v1, metadata: {name: c, namespace: shop}, spec: {hosts: [cart], http: [{match: [{sourceLabels: {team: shop}}], directResponse: {status: 299}}]}}";
+    let lab = Lab::configured(rule, "trust_domain_aliases = [\"old.domain\"]").await;
+    for (identity, served) in [
+        ("spiffe://old.domain/ns/shop/sa/web", true),
+        ("spiffe://cluster.local/ns/shop/sa/web", true),
+        ("spiffe://other.domain/ns/shop/sa/web", false),
+    ] {
+        let client = Client::new(&lab, identity, 100);
+        let tunnel = client.tunnel((CART, 80)).await;
+        assert_eq!(tunnel.is_ok(), served, "{identity}: {tunnel:?}");
+        if served {
+            // It is the workload of that name.
+            assert_eq!(client.get((CART, 80), "/").await.status.as_u16(), 299, "{identity}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -110,13 +181,91 @@ async fn a_pod_is_served_by_a_waypoint_that_is_for_pods() {
 }
 
 #[tokio::test]
-async fn two_hundred_streams_of_one_connection_are_all_served() {
+async fn three_hundred_streams_of_one_connection_are_all_served() {
     let lab = Lab::new("").await;
     let _pod = lab.pod(1, "v1").await;
-    let client = lab.client();
-    let asks = (0..200).map(|_| client.get((CART, 80), "/sleep/50"));
-    let answers = futures_util::future::join_all(asks).await;
-    assert!(answers.iter().all(|answer| answer.status == 200));
+    let sender = crate::hostile::others_agent(&lab).await;
+    let (open, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let asks = (0..300).map(|_| {
+        let (mut sender, open, most) = (sender.clone(), &open, &most);
+        async move {
+            let request = Request::connect("10.96.0.1:80").body(Empty::new()).expect("a request");
+            let answer = sender.send_request(request).await.expect("an answer");
+            assert_eq!(answer.status(), 200);
+            let now = open.fetch_add(1, Ordering::Relaxed) + 1;
+            most.fetch_max(now, Ordering::Relaxed);
+            let mut tunnel = TokioIo::new(hyper::upgrade::on(answer).await.expect("a tunnel"));
+            let asked = b"GET /sleep/200 HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+            tunnel.write_all(asked).await.expect("asked");
+            let mut heard = String::new();
+            tunnel.read_to_string(&mut heard).await.expect("an answer");
+            open.fetch_sub(1, Ordering::Relaxed);
+            heard.starts_with("HTTP/1.1 200 ")
+        }
+    });
+    let served = futures_util::future::join_all(asks).await;
+    assert!(served.iter().all(|served| *served));
+    // As many as are announced, and the others waited.
+    let most = most.into_inner();
+    assert!((101..=200).contains(&most), "{most} were open at once");
+}
+
+#[tokio::test]
+async fn who_is_outside_the_mesh_is_reached_in_plaintext() {
+    let lab = Lab::new("").await;
+    let outside = Pod::start_outside(&lab, 1).await;
+    let pod = "{kind: Pod, apiVersion: v1, metadata: {name: cart-1, namespace: shop, labels: {app: cart, istio.io/dataplane-mode: none}}, spec: {}, status: {phase: Running, podIP: ADDRESS, conditions: [{type: Ready, status: 'True'}]}}\n";
+    lab.write("outside.yaml", &pod.replace("ADDRESS", &lab.address(1).to_string()));
+    lab.until(|dump| dump.contains("cart-1")).await;
+    for _ in 0..3 {
+        let answer = lab.client().get((CART, 80), "/x").await;
+        assert_eq!((answer.status.as_u16(), answer.json()["pod"].as_str()), (200, Some("cart-1")));
+    }
+    assert_eq!(outside.asked().len(), 3);
+    // Once it is enrolled, nothing goes there in the clear.
+    lab.write(
+        "outside.yaml",
+        &pod.replace("none", "ambient").replace("ADDRESS", &lab.address(1).to_string()),
+    );
+    let mut last = 200;
+    for _ in 0..200 {
+        last = lab.client().get((CART, 80), "/x").await.status.as_u16();
+        if last == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(last, 503);
+}
+
+#[tokio::test]
+async fn endpoints_are_told_who_the_client_is_if_the_gateway_says_so() {
+    let lab = Lab::new("").await;
+    let _pod = lab.pod(1, "v1").await;
+    let gateway = "{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {name: waypoint, namespace: shop, annotations: {ambient.istio.io/xfcc-include-client-identity: 'true'}}, spec: {gatewayClassName: culvert-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}\n---\n";
+    let told = |answer: &crate::client::Answer| {
+        let json = answer.json();
+        let headers = json["headers"].as_array().expect("headers").iter();
+        let of_name = headers.filter(|pair| pair[0] == "x-forwarded-client-cert");
+        of_name.map(|pair| pair[1].to_string()).collect::<Vec<_>>()
+    };
+    let ask = || async {
+        let request = Request::get("/").header("host", "cart");
+        let request = request.header("x-forwarded-client-cert", "URI=spiffe://forged");
+        told(&lab.client().send((CART, 80), request, "").await)
+    };
+    assert!(ask().await.is_empty());
+    lab.gateway(gateway);
+    let mut heard = Vec::new();
+    for _ in 0..200 {
+        heard = ask().await;
+        if !heard.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let expected = "\"By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/web\"";
+    assert_eq!(heard, [expected]);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use super::{
     slices,
 };
 use crate::{
-    discovery::{Distribution, Service, ServicePort, Snapshot, Speech, Target},
+    discovery::{Distribution, Service, ServicePort, Snapshot, Speech, Target, Waypoint},
     origin::Origin,
 };
 
@@ -304,10 +304,7 @@ fn kubernetes(
         problems.push(text);
         Distribution::Any
     });
-    let kind = Kind::Service;
-    let asking = Asking { kind, namespace: &metadata.namespace, labels: &metadata.labels };
-    let (waypoint, problem) = maker.facts.waypoint(asking);
-    problems.extend(problem);
+    let (waypoint, waypoint_shares) = waypoints(maker, metadata, problems);
     let ports = spec.ports.iter().filter(|port| is_tcp(port));
     let domain = &maker.settings.cluster_domain;
     let behind = match of.filter(|slices| !slices.is_empty()) {
@@ -327,6 +324,7 @@ fn kubernetes(
         ranges: Vec::new(),
         passthrough: false,
         waypoint,
+        waypoint_shares,
         ports: ports.map(kubernetes_port).collect(),
         distribution,
         outsiders: slices::outsiders(maker, (metadata, spec), of),
@@ -355,10 +353,7 @@ fn entry_of(
         }
     };
     let (vips, ranges) = addresses(&spec.addresses)?;
-    let kind = Kind::Service;
-    let asking = Asking { kind, namespace: &metadata.namespace, labels: &metadata.labels };
-    let (waypoint, problem) = maker.facts.waypoint(asking);
-    problems.extend(problem);
+    let (waypoint, waypoint_shares) = waypoints(maker, metadata, problems);
     let ports: Vec<_> = spec.ports.iter().map(entry_port).collect();
     let mut endpoints = Endpoints::new();
     for (index, machine) in spec.endpoints.iter().enumerate() {
@@ -393,6 +388,7 @@ fn entry_of(
             ranges: ranges.clone(),
             passthrough,
             waypoint: waypoint.clone(),
+            waypoint_shares: waypoint_shares.clone(),
             ports: spec.ports.iter().map(service_port).collect(),
             distribution: Distribution::Any,
             outsiders: Vec::new(),
@@ -401,6 +397,22 @@ fn entry_of(
         })
     };
     Ok(Compiled { services: spec.hosts.iter().map(service).collect(), behind, machines })
+}
+
+/// The waypoint of a service, and what others take of it.
+fn waypoints(
+    maker: &Maker<'_>,
+    metadata: &Metadata,
+    problems: &mut Vec<String>,
+) -> (Option<Waypoint>, Vec<(Waypoint, u32)>) {
+    let (kind, labels) = (Kind::Service, &metadata.labels);
+    let asking = Asking { kind, namespace: &metadata.namespace, labels };
+    let (waypoint, problem) = maker.facts.waypoint(asking);
+    problems.extend(problem);
+    let shares = waypoint.as_ref().map(|waypoint| maker.facts.shares(waypoint, metadata));
+    let (shares, problem) = shares.unwrap_or_default();
+    problems.extend(problem);
+    (waypoint, shares)
 }
 
 fn service_port(port: &objects::EntryPort) -> ServicePort {

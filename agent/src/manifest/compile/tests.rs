@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::discovery::{Protocol, Target};
+use crate::discovery::{Protocol, Target, Waypoint};
 
 fn snapshot(yaml: &str) -> Snapshot {
     let mut folder = Folder::default();
@@ -306,6 +306,70 @@ fn a_gateway_admits_namespaces_by_their_labels() {
         ("{}", shut),
     ] {
         assert_eq!(admitting(selector).as_deref(), expected, "{selector}");
+    }
+}
+
+#[test]
+fn a_second_waypoint_takes_its_share_of_a_services_connections() {
+    let gateway = |name: &str, serves: &str| {
+        format!(
+            "{{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {{name: {name}, namespace: shop, labels: {{istio.io/waypoint-for: {serves}}}}}}}\n---\n"
+        )
+    };
+    let gateways =
+        gateway("old", "service") + &gateway("new", "all") + &gateway("pods", "workload");
+    let shares = |namespace: &str, service: &str| {
+        let snapshot = snapshot(&format!(
+            "{gateways}{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, {namespace}}}}}\n---\n\
+             {{kind: Service, apiVersion: v1, metadata: {{name: x, namespace: shop, {service}}}, spec: {{clusterIP: 10.96.0.1}}}}\n"
+        ));
+        let found = snapshot.service_named("x.shop.svc.cluster.local").unwrap();
+        assert!(found.waypoint.is_some(), "{service}");
+        let share = |(to, weight): &(Waypoint, u32)| {
+            let host = to.destination.to_string();
+            (host.split('.').next().unwrap_or_default().to_owned(), *weight)
+        };
+        let problems: Vec<_> = snapshot.problems().iter().map(|p| p.text.clone()).collect();
+        (found.waypoint_shares.iter().map(share).collect::<Vec<_>>(), problems.join("; "))
+    };
+    let old = "labels: {istio.io/use-waypoint: old}";
+    let canary = |name: &str, weight: &str| {
+        format!(
+            "labels: {{istio.io/use-waypoint: old, istio.io/use-waypoint-canary: {name}}}, annotations: {{istio.io/use-waypoint-canary-weight: '{weight}'}}"
+        )
+    };
+    let both = |old: u32| vec![("old".to_owned(), old), ("new".to_owned(), 100 - old)];
+    for (namespace, service, expected) in [
+        (old, "", vec![]),
+        (old, "labels: {istio.io/use-waypoint-canary: new}", both(100)),
+        ("labels: {}", &canary("new", "5"), both(95)),
+        ("labels: {}", &canary("new", "100"), both(0)),
+        (&canary("new", "30"), "", both(70)),
+        (
+            &canary("new", "30"),
+            "annotations: {istio.io/use-waypoint-canary-weight: '42'}",
+            both(58),
+        ),
+        (&canary("new", "30"), "labels: {istio.io/use-waypoint-canary: none}", vec![]),
+    ] {
+        assert_eq!(shares(namespace, service), (expected, String::new()), "{namespace} {service}");
+    }
+    // What is wrong is named, once, and the first waypoint takes everything.
+    for (name, weight, hint) in [
+        ("new", "abc", "weight \"abc\" is no whole number from 0 to 100: old.shop"),
+        ("new", "-1", "-1"),
+        ("new", "101", "101"),
+        ("gone", "5", "shop/gone, which does not exist: old.shop.svc.cluster.local takes all"),
+        ("pods", "5", "which is not for services"),
+        ("old", "5", "which is that of istio.io/use-waypoint too"),
+    ] {
+        for (namespace, service) in
+            [("labels: {}", &*canary(name, weight)), (&canary(name, weight), "")]
+        {
+            let (shares, problems) = shares(namespace, service);
+            assert!(shares.is_empty() && problems.contains(hint), "{problems}");
+            assert!(!problems.contains("; "), "{problems}");
+        }
     }
 }
 

@@ -90,6 +90,7 @@ fn service(snapshot: &Snapshot, service: &Service) -> Value {
         "endpoints": endpoints,
         "subjectAltNames": [],
         "waypoint": waypoint(snapshot, service.waypoint.as_ref()),
+        "weightedWaypoints": shares(snapshot, service),
         "loadBalancer": load_balancer(service),
         "ipFamilies": families(&service.vips),
         "origin": service.origin.to_string(),
@@ -118,6 +119,11 @@ fn waypoint(snapshot: &Snapshot, waypoint: Option<&Waypoint>) -> Option<Value> {
         }
     };
     Some(json!({ "destination": destination, "hboneMtlsPort": waypoint.port }))
+}
+
+fn shares(snapshot: &Snapshot, service: &Service) -> Vec<Value> {
+    let share = |(to, weight): &(Waypoint, u32)| json!({ "destination": waypoint(snapshot, Some(to)), "weight": weight });
+    service.waypoint_shares.iter().map(share).collect()
 }
 
 fn load_balancer(service: &Service) -> Value {

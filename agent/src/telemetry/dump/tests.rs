@@ -59,6 +59,7 @@ fn service() -> Service {
             destination: WaypointDestination::Host("cart.shop.svc.cluster.local".into()),
             port: 15008,
         }),
+        waypoint_shares: Vec::new(),
         ports: vec![ServicePort { name: "http".into(), port: 80, speech: Speech::Http }],
         distribution: Distribution::SameZone,
         endpoints: BTreeMap::from([("c1//Pod/shop/cart".into(), BTreeMap::from([(80, 8080)]))]),
