@@ -14,3 +14,4 @@ pub use declared::{Declared, ISTIO_GATEWAY, KINDS, Name, SECRET};
 pub use documents::{Changes, Folder, MAX_FILE, MAX_FILES};
 pub use objects::{Labels, Metadata, Owner};
 pub use read::{Error, Known, follow, watch};
+pub use security::is_misspelt;

@@ -31,11 +31,19 @@ impl Waypoint {
     ///
     /// # Errors
     /// As `start`.
-    pub fn called(
+    pub fn called(name: &str, lab: &Lab, number: usize, gateway: (&str, &str)) -> Result<Self> {
+        Self::configured(name, (lab, number), gateway, "[access_log]\nformat = \"json\"\n")
+    }
+
+    /// The same, with `extra` at the end of its configuration.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn configured(
         name: &str,
-        lab: &Lab,
-        number: usize,
+        (lab, number): (&Lab, usize),
         (vip, serves): (&str, &str),
+        extra: &str,
     ) -> Result<Self> {
         let labels =
             [("gateway.networking.k8s.io/gateway-name", name), ("istio.io/dataplane-mode", "none")];
@@ -48,7 +56,7 @@ impl Waypoint {
             &config,
             format!(
                 "gateway = \"{name}\"\nnamespace = \"shop\"\nservice_account = \"{name}\"\naddress = \"{}\"\n[manifests]\ndirectory = {:?}\n\
-                 [ca]\nfile = {:?}\n[access_log]\nformat = \"json\"\n",
+                 [ca]\nfile = {:?}\n{extra}",
                 pod.at(0).ip(),
                 lab.manifests(),
                 lab.ca(),
@@ -64,6 +72,11 @@ impl Waypoint {
         let process = Daemon::start(program, &pod.inside)?;
         lab.apply(&format!("gateway-{name}.yaml"), &declared(name, vip, serves))?;
         Ok(Self { process, pod })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// All that it wrote.

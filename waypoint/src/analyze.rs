@@ -21,7 +21,7 @@ pub use message::{Code, Level, Message, Object};
 pub use report::{json, text, yaml};
 pub use suppress::{Suppression, SuppressionError};
 
-use crate::manifest::Settings;
+use crate::manifest::{Settings, problems};
 
 /// Everything that is worth saying about a folder and the mesh that it declares, the worst first.
 pub fn analyze(folder: &Folder, snapshot: &Snapshot, settings: &Settings) -> Vec<Message> {
@@ -32,6 +32,8 @@ pub fn analyze(folder: &Folder, snapshot: &Snapshot, settings: &Settings) -> Vec
     messages.extend(gateways::messages(folder, &objects, snapshot));
     messages.extend(destination_rules::messages(&objects, snapshot));
     messages.extend(policies::messages(snapshot));
+    let routes = problems(folder, snapshot, settings).into_iter();
+    messages.extend(routes.map(|p| Message::bare(Code::Mesh, p.origin, p.text)));
     messages.sort();
     messages.dedup();
     messages

@@ -1,6 +1,7 @@
 //! Shell: builds every room, spawns every long task, owns the order of stopping.
 //! Never: a protocol detail.
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,7 +15,6 @@ use std::{
 use anyhow::Context;
 use culvert_agent::{
     clock,
-    discovery::{Snapshot, WaypointDestination},
     drain::Drain,
     hbone::{
         Baggage,
@@ -28,11 +28,11 @@ use culvert_agent::{
 use tokio::{
     net::TcpListener,
     runtime::Builder,
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
 };
 
 use crate::{
-    attachment::Gateway,
+    attachment::{self, Gateway},
     balance::Balance,
     config::{AccessFormat, Config},
     entrance::Entrance,
@@ -41,6 +41,7 @@ use crate::{
     manifest as routes,
     mesh::{self, Mesh},
     operators::Operators,
+    places::Places,
     record::{self, Telemetry},
     upstream::{Own, Upstream},
 };
@@ -83,7 +84,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         mesh: mesh.clone(),
         upstream: upstream.clone(),
         telemetry: telemetry.clone(),
-        places: Arc::new(Semaphore::new(config.limits.max_requests.min(Semaphore::MAX_PERMITS))),
+        places: Places::new(config.limits.max_requests),
         paths: config.path_normalization.into(),
         body_idle: config.limits.request_body_idle,
         mirrors: Mirrors::default(),
@@ -98,7 +99,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         lease: lease.clone(),
         baggage: Arc::new(baggage),
         exchange: Arc::new(exchange),
-        places: Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))),
+        places: Places::new(config.limits.max_connections),
         lately: Arc::default(),
         drain: connections.clone(),
     };
@@ -167,20 +168,13 @@ async fn mesh(
         root_namespace: config.root_namespace.clone(),
     };
     let (mut compiler, mut known) = (Compiler::new(settings), Known::default());
-    let (gateway, mut called) = (gateway(config, address), Vec::new());
+    let gateway = gateway(config, address);
     let home: Arc<str> = format!("{}/{}", config.namespace, config.gateway).into();
-    let mut settings = route_settings(config);
-    let mut routes = routes::Compiler::new(settings.clone());
+    let mut routes = routes::Compiler::new(route_settings(config));
     let (balance, mut generation) = (balance.clone(), 0);
     let make = move |folder: &Folder, changes: &Changes| {
         let snapshot = compiler.apply(folder, changes);
-        let names = names(&snapshot, &gateway);
-        if names != called {
-            called.clone_from(&names);
-            settings.waypoint =
-                settings.waypoint.take().map(|w| routes::Waypoint { destinations: names, ..w });
-            routes = routes::Compiler::new(settings.clone());
-        }
+        routes.set_names(attachment::names(&snapshot, &gateway));
         let routes::Compiled { table, backends, problems } =
             routes.apply(folder, changes, &snapshot);
         let problems = [snapshot.problems(), &problems].concat();
@@ -211,16 +205,8 @@ fn route_settings(config: &Config) -> routes::Settings {
     routes::Settings {
         cluster_domain: config.cluster_domain.clone(),
         root_namespace: config.root_namespace.clone(),
-        waypoint: Some(routes::Waypoint { namespace, destinations: Vec::new() }),
+        waypoint: Some(routes::Waypoint { namespace, destinations: HashSet::new() }),
     }
-}
-
-/// What services call this waypoint: its service's name and addresses, or its own address.
-fn names(snapshot: &Snapshot, gateway: &Gateway) -> Vec<WaypointDestination> {
-    let service = snapshot.service_named(&gateway.host);
-    let vips = service.into_iter().flat_map(|service| service.vips.iter().copied());
-    let addresses = vips.chain([gateway.address]).map(WaypointDestination::Address);
-    addresses.chain([WaypointDestination::Host(gateway.host.clone())]).collect()
 }
 
 fn telemetry(config: &Config, logging: &Logging) -> Arc<Telemetry> {

@@ -6,13 +6,14 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::{Notify, mpsc};
@@ -22,6 +23,8 @@ use crate::grpc::Messages;
 
 /// Frames that wait for a mirror, at most; a slower one gets no more of the body.
 const MOST_WAITING: usize = 64;
+/// Bytes that wait for a mirror, at most.
+const MOST_BYTES: usize = 128 << 10;
 
 /// What is known of a body while it passes.
 #[derive(Debug, Default)]
@@ -124,26 +127,44 @@ pub struct RequestBody {
 #[derive(Debug)]
 struct Mirror {
     frames: mpsc::Sender<Frame<Bytes>>,
-    whole: Arc<AtomicBool>,
+    copied: Arc<Copied>,
+}
+
+/// What the two sides of a copy know of each other.
+#[derive(Debug, Default)]
+struct Copied {
+    whole: AtomicBool,
+    /// Bytes that wait.
+    waiting: AtomicUsize,
 }
 
 #[derive(Debug)]
 enum Source {
-    Client(Incoming),
+    /// The client's, and what is taken out of its trailers.
+    Client(Incoming, fn(&mut HeaderMap)),
     /// A copy, and whether all of it was handed on.
-    Copy(mpsc::Receiver<Frame<Bytes>>, Arc<AtomicBool>),
+    Copy(mpsc::Receiver<Frame<Bytes>>, Arc<Copied>),
     /// One try's, of several.
     Again(replay::Reading),
     Nothing,
 }
 
 impl RequestBody {
-    /// What comes from the client.
-    pub fn new(body: Incoming, meter: Arc<Meter>) -> Self {
-        if body.is_end_stream() {
-            meter.end();
+    /// What comes from the client; `clean` takes out of its trailers what ends here.
+    pub fn new(body: Incoming, meter: Arc<Meter>, clean: fn(&mut HeaderMap)) -> Self {
+        Self { source: Source::Client(body, clean), meter, mirrors: Vec::new() }.begun()
+    }
+
+    fn begun(self) -> Self {
+        if self.has_all() {
+            self.meter.end();
         }
-        Self { source: Source::Client(body), meter, mirrors: Vec::new() }
+        self
+    }
+
+    /// Whether nothing can follow: a client may say its length, and never the end (RFC 9113 §8.1.1).
+    fn has_all(&self) -> bool {
+        self.is_end_stream() || self.size_hint().exact() == Some(0)
     }
 
     /// No bytes.
@@ -159,23 +180,19 @@ impl RequestBody {
             return Self::nothing();
         }
         let (frames, receiver) = mpsc::channel(MOST_WAITING);
-        let whole = Arc::new(AtomicBool::new(false));
-        self.mirrors.push(Mirror { frames, whole: whole.clone() });
-        Self::of_copy(receiver, whole)
+        let copied = Arc::new(Copied::default());
+        self.mirrors.push(Mirror { frames, copied: copied.clone() });
+        Self::of_copy(receiver, copied)
     }
 
-    fn of_copy(frames: mpsc::Receiver<Frame<Bytes>>, whole: Arc<AtomicBool>) -> Self {
-        let source = Source::Copy(frames, whole);
+    fn of_copy(frames: mpsc::Receiver<Frame<Bytes>>, copied: Arc<Copied>) -> Self {
+        let source = Source::Copy(frames, copied);
         Self { source, meter: Arc::default(), mirrors: Vec::new() }
     }
 
     /// One try's. Its meter says how much of it that try was sent.
     fn again(reading: replay::Reading) -> Self {
-        let meter = Arc::new(Meter::default());
-        if reading.is_end() {
-            meter.end();
-        }
-        Self { source: Source::Again(reading), meter, mirrors: Vec::new() }
+        Self { source: Source::Again(reading), meter: Arc::default(), mirrors: Vec::new() }.begun()
     }
 
     /// What is known of it while it passes.
@@ -185,7 +202,7 @@ impl RequestBody {
 
     /// A mirror that is slow, or gone, gets no more.
     fn mirror(&mut self, frame: &Frame<Bytes>) {
-        self.mirrors.retain(|mirror| mirror.frames.try_send(copied(frame)).is_ok());
+        self.mirrors.retain(|mirror| mirror.give(frame));
     }
 
     fn poll_source(
@@ -193,19 +210,47 @@ impl RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut self.source {
-            Source::Client(body) => {
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|f| Ok(f?)))
+            Source::Client(body, clean) => {
+                let polled = Pin::new(body).poll_frame(context);
+                polled.map_ok(|frame| trailers(frame, *clean)).map_err(Broken::from)
             }
-            Source::Copy(frames, whole) => match frames.poll_recv(context) {
-                Poll::Ready(None) if whole.load(Ordering::Acquire) => Poll::Ready(None),
+            Source::Copy(frames, copied) => match frames.poll_recv(context) {
+                Poll::Ready(None) if copied.whole.load(Ordering::Acquire) => Poll::Ready(None),
                 // Cut short, it must not look whole.
                 Poll::Ready(None) => Poll::Ready(Some(Err(Broken::Slow))),
-                Poll::Ready(Some(frame)) => Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(frame)) => {
+                    copied.waiting.fetch_sub(length(&frame), Ordering::Relaxed);
+                    Poll::Ready(Some(Ok(frame)))
+                }
                 Poll::Pending => Poll::Pending,
             },
             Source::Again(reading) => reading.poll(context),
             Source::Nothing => Poll::Ready(None),
         }
+    }
+}
+
+impl Mirror {
+    /// Whether it takes a copy of a frame.
+    fn give(&self, frame: &Frame<Bytes>) -> bool {
+        let length = length(frame);
+        let waiting = self.copied.waiting.fetch_add(length, Ordering::Relaxed) + length;
+        waiting <= MOST_BYTES && self.frames.try_send(copied(frame)).is_ok()
+    }
+}
+
+fn length(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
+}
+
+/// A frame, with its trailers as `clean` leaves them.
+pub fn trailers(frame: Frame<Bytes>, clean: fn(&mut HeaderMap)) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 
@@ -238,16 +283,19 @@ impl Body for RequestBody {
             }
             Poll::Ready(None | Some(Err(_))) | Poll::Pending => {}
         }
-        if matches!(polled, Poll::Ready(None)) || self.is_end_stream() {
+        if matches!(polled, Poll::Ready(None)) || self.has_all() {
             self.meter.end();
-            self.mirrors.drain(..).for_each(|mirror| mirror.whole.store(true, Ordering::Release));
+        }
+        if matches!(polled, Poll::Ready(None)) || self.is_end_stream() {
+            let all = self.mirrors.drain(..);
+            all.for_each(|mirror| mirror.copied.whole.store(true, Ordering::Release));
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Client(body) => body.is_end_stream(),
+            Source::Client(body, _) => body.is_end_stream(),
             Source::Copy(..) => false,
             Source::Again(reading) => reading.is_end(),
             Source::Nothing => true,
@@ -256,7 +304,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Client(body) => body.size_hint(),
+            Source::Client(body, _) => body.size_hint(),
             Source::Copy(..) => SizeHint::default(),
             Source::Again(reading) => reading.hint(),
             Source::Nothing => SizeHint::with_exact(0),
@@ -293,5 +341,17 @@ mod tests {
         let call = Meter::new(true);
         call.awaited.store(true, Ordering::Relaxed);
         assert!(waits(&call).await, "a call may be silent");
+    }
+
+    #[tokio::test]
+    async fn few_bytes_wait_for_a_mirror() {
+        let (frames, receiver) = mpsc::channel(MOST_WAITING);
+        let mirror = Mirror { frames, copied: Arc::default() };
+        let mut copy = RequestBody::of_copy(receiver, mirror.copied.clone());
+        let half = Frame::data(Bytes::from(vec![0; MOST_BYTES / 2]));
+        assert!(mirror.give(&half) && mirror.give(&half));
+        std::future::poll_fn(|context| Pin::new(&mut copy).poll_frame(context)).await;
+        assert!(mirror.give(&half), "there is room again");
+        assert!(!mirror.give(&half), "too much waits");
     }
 }

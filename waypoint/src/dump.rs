@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::routing::{
     AbortStatus, Action, Destination, Destinations, Fault, Forward, PathRewrite, PortRoutes,
-    Redirect, Retry, Rule, ServiceRoutes, Source, Table, Target,
+    Redirect, RedirectPort, Retry, Rule, ServiceRoutes, Source, Table, Target,
 };
 
 /// All routes, by service and port.
@@ -84,11 +84,18 @@ fn forwards(value: &mut Value, forward: &Forward) {
 }
 
 fn redirect(of: &Redirect) -> Value {
-    let Redirect { status, scheme, authority, port: _, path: to } = of;
+    let Redirect { status, scheme, authority, port, path: to } = of;
+    let port = match port {
+        RedirectPort::Keep => Value::Null,
+        RedirectPort::Number(number) => (*number).into(),
+        RedirectPort::OfScheme => "default of the scheme".into(),
+        RedirectPort::OfRequest => "as dialled".into(),
+    };
     without_nothing(json!({
         "status": status.as_u16(),
         "scheme": scheme.as_deref(),
         "authority": authority.as_deref(),
+        "port": port,
         "path": path(to),
     }))
 }

@@ -17,7 +17,7 @@ use culvert_agent::{
 use http::StatusCode;
 use tokio::{
     net::TcpStream,
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{timeout, timeout_at},
 };
 
@@ -26,11 +26,13 @@ use crate::{
     exchange::{Exchange, Port},
     listener::{
         Opening, Version,
-        serve::{HEAD_TIMEOUT, serve},
+        idle::IDLE,
+        serve::{HEAD_TIMEOUT, serve, unread},
         sniff::{Guess, guess},
     },
     mesh::Mesh,
-    record::Session,
+    places::Places,
+    record::{Record, Session},
     routing::Protocol,
 };
 
@@ -56,7 +58,7 @@ pub struct Entrance {
     /// What becomes of requests.
     pub exchange: Arc<Exchange>,
     /// Places for tunnels.
-    pub places: Arc<Semaphore>,
+    pub places: Places,
     /// What was served a moment ago.
     pub lately: Arc<Lately>,
     /// Who owns the tasks of tunnels.
@@ -95,8 +97,8 @@ impl Entrance {
         let Some(dialled) = address(&head.authority) else {
             return tracing::info!(%peer, authority = %head.authority, "no address");
         };
-        let Ok(_place) = self.places.clone().try_acquire_owned() else {
-            return tracing::warn!(%peer, "limits.max_connections tunnels are open");
+        let Some(place) = self.places.take(peer.ip()) else {
+            return tracing::warn!(%peer, "limits.max_connections tunnels, or this peer's share, are open");
         };
         let (mesh, target) = match Box::pin(self.find(dialled)).await {
             Ok(found) => found,
@@ -115,6 +117,7 @@ impl Entrance {
                 Target::Workload(_) => None,
             },
             server_name: None,
+            place: Some(Arc::new(place)),
         };
         let port = port(&mesh, &target, dialled);
         drop(mesh);
@@ -129,15 +132,15 @@ impl Entrance {
         loop {
             let mesh = meshes.borrow_and_update().clone();
             let now = clock::now();
-            let error = match target(&mesh.snapshot, &self.gateway, (dialled, false)) {
+            let error = match target(&mesh, &self.gateway, (dialled, false)) {
                 Ok(found) => {
-                    self.lately.note(dialled, now);
+                    self.lately.note((dialled, found.name()), now);
                     return Ok((mesh, found));
                 }
                 Err(error) => error,
             };
-            if self.lately.has(dialled, now)
-                && let Ok(found) = target(&mesh.snapshot, &self.gateway, (dialled, true))
+            if let Ok(found) = target(&mesh, &self.gateway, (dialled, true))
+                && self.lately.has((dialled, found.name()), now)
             {
                 return Ok((mesh, found));
             }
@@ -152,13 +155,13 @@ impl Entrance {
         let version = match port.protocol {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => http_version(&mut opening).await,
             Protocol::Tcp => return self.opaque(opening, port, session).await,
-            Protocol::Tls => return self.tls(opening, port, session).await,
+            Protocol::Tls => return Box::pin(self.tls(opening, port, session)).await,
             Protocol::Unknown => match timeout(SILENCE, opening.more()).await {
                 Err(_) => return Box::pin(self.silent(opening, port, session)).await,
                 Ok(Ok(true)) => match whole_guess(&mut opening).await {
                     Guess::Http1 => Some(Version::Http1),
                     Guess::Http2 => Some(Version::Http2),
-                    Guess::Tls => return self.tls(opening, port, session).await,
+                    Guess::Tls => return Box::pin(self.tls(opening, port, session)).await,
                     Guess::Opaque | Guess::More => {
                         return self.opaque(opening, port, session).await;
                     }
@@ -174,21 +177,24 @@ impl Entrance {
 
     async fn requests(self, opening: Opening, via: (Port, Version), session: Session) {
         let (exchange, session, version) = (self.exchange.clone(), Arc::new(session), via.1);
+        let asking = session.clone();
         let answer = move |request| {
-            let answered = exchange.clone().answer(session.clone(), via.clone(), request);
+            let answered = exchange.clone().answer(asking.clone(), via.clone(), request);
             // Boxed: it is moved into what hyper keeps of the connection.
             Box::pin(answered)
         };
         let served = serve(opening.into_stream(), version, &self.drain, answer).await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "connection of a client broke");
+        let Err(error) = served else { return };
+        if let Some(reply) = unread(&error).filter(|_| version == Version::Http1) {
+            Record::open(&self.exchange.telemetry, &session).unread(&reply);
         }
+        tracing::debug!(%error, "connection of a client broke");
     }
 }
 
 /// HTTP/2 begins with its preface; what else comes is for HTTP/1 to judge. `None` when nothing does.
 async fn http_version(opening: &mut Opening) -> Option<Version> {
-    if !matches!(opening.more().await, Ok(true)) {
+    if !matches!(timeout(IDLE, opening.more()).await, Ok(Ok(true))) {
         return None;
     }
     Some(match whole_guess(opening).await {
@@ -203,7 +209,7 @@ async fn http_version(opening: &mut Opening) -> Option<Version> {
 async fn whole_guess(opening: &mut Opening) -> Guess {
     let sniffed = async {
         loop {
-            let guess = guess(&opening.first());
+            let guess = guess(opening.first());
             if guess != Guess::More {
                 return guess;
             }

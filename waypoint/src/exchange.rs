@@ -16,9 +16,9 @@ use std::{
 };
 
 use culvert_agent::{clock, drain::Drain};
-use http::{Request, Response, StatusCode, header::SET_COOKIE};
+use http::{Request, Response, StatusCode, header::SET_COOKIE, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use self::{
     asked::Asked,
@@ -35,6 +35,7 @@ use crate::{
     mesh::Mesh,
     outcome::{Failure, Flag, LocalReply},
     path::Normalisation,
+    places::Places,
     record::{Record, Session, Telemetry},
     retry::Plan,
     routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule},
@@ -51,7 +52,7 @@ pub struct Exchange {
     /// Where records go.
     pub telemetry: Arc<Telemetry>,
     /// Places for requests.
-    pub places: Arc<Semaphore>,
+    pub places: Places,
     /// How far paths are normalised.
     pub paths: Normalisation,
     /// How long a body may stop before its request is given up, unless it was answered.
@@ -77,20 +78,30 @@ enum Done {
 }
 
 impl Exchange {
-    /// Answers one request of a session to a port with these routes.
-    pub async fn answer(
+    /// Answers one request of a session to a port with these routes. Its record begins here and now:
+    /// who never waits for the answer has asked, too.
+    pub fn answer(
         self: Arc<Self>,
         session: Arc<Session>,
-        (port, version): (Port, Version),
+        via: (Port, Version),
         request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        let (mut head, body) = request.into_parts();
+    ) -> impl Future<Output = Response<ResponseBody>> + Send {
         let mut record = Record::open(&self.telemetry, &session);
+        let (head, body) = request.into_parts();
         record.asked(&head);
+        self.recorded((session, record), via, (head, body))
+    }
+
+    async fn recorded(
+        self: Arc<Self>,
+        (session, mut record): (Arc<Session>, Record),
+        (port, version): (Port, Version),
+        (mut head, body): (Parts, Incoming),
+    ) -> Response<ResponseBody> {
         record.is_grpc = grpc::is_grpc(&head.headers);
         record.received = Arc::new(Meter::new(record.is_grpc));
         record.sent = Arc::new(Meter::new(record.is_grpc));
-        let Ok(room) = self.places.clone().try_acquire_owned() else {
+        let Some(room) = self.places.take(session.client.ip()) else {
             return refuse(&LocalReply::failed(&Failure::Overflow), record);
         };
         let (place, websocket) = match asked::read(&mut head, self.paths, rand::random()) {
@@ -99,13 +110,14 @@ impl Exchange {
         };
         let client = websocket.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         record.set_request_id(&head.headers);
-        let body = RequestBody::new(body, record.received.clone());
+        record.set_path(&place.path, place.query.as_deref());
+        let body = RequestBody::new(body, record.received.clone(), headers::for_endpoint);
         let asked = Asked { head, body, place, client, version };
         match Box::pin(self.decide(&port, asked, &mut record)).await {
             Ok(Done::Passed(response, expiry)) => pass(response, expiry, record, room),
             Ok(Done::Own(answer)) => answered(answer, record),
             Ok(Done::Switched(response, client)) => {
-                upgrade::join(response, client, record, &self.drain)
+                upgrade::join(response, client, (record, room), &self.drain)
             }
             Err(reply) => refuse(&reply, record),
         }
@@ -129,13 +141,16 @@ impl Exchange {
         let decision = asked.decide(routes, &session, &mut rand::random);
         let name = decision.rule.map(|rule| rule.name.clone());
         record.route = name.filter(|name| !name.is_empty());
+        let mut now = mesh.clone();
         if let Some(delay) = decision.delay {
             record.flags.add(Flag::DelayInjected);
             tokio::time::sleep(delay).await;
+            // The rule stays; who was ready then may be gone.
+            now = self.mesh.borrow().clone();
         }
         match decision.step {
             Step::Answer(answer) => Ok(Done::Own(answer)),
-            Step::Forward(onward) => self.forward(&mesh, &onward, asked, record).await,
+            Step::Forward(onward) => self.forward(&now, &onward, asked, record).await,
         }
     }
 
@@ -153,14 +168,12 @@ impl Exchange {
         let version = version(mesh, &call.backend, &asked);
         self.mirror(mesh, onward, &mut asked);
         let client = asked.client.take();
-        // A websocket may last.
-        let lasts = client.is_some();
-        let timeout = onward.timeouts.request.filter(|_| !lasts);
+        let received = &record.received;
         let time = Time {
-            all: timeout.map(|timeout| expiry(record.received.clone(), timeout)),
-            per_try: onward.timeouts.per_try.filter(|_| !lasts),
+            all: onward.timeouts.request.map(|timeout| expiry(received.clone(), timeout)),
+            per_try: onward.timeouts.per_try,
         };
-        let request = asked.into_request(version, lasts)?;
+        let request = asked.into_request(version, client.is_some())?;
         let (sent, cookie) = (clock::now(), call.cookie.take());
         let tries = Tries { call, plan, version, time };
         let (mut answer, expiry) = Box::pin(tries.run(self, request, record)).await?;
@@ -171,8 +184,13 @@ impl Exchange {
             answer.headers_mut().append(SET_COOKIE, cookie);
         }
         match client {
+            // It may last.
             Some(client) if status == StatusCode::SWITCHING_PROTOCOLS => {
                 Ok(Done::Switched(answer, client))
+            }
+            // Nobody asked for it.
+            None if status == StatusCode::SWITCHING_PROTOCOLS => {
+                Err(LocalReply::failed(&Failure::Protocol))
             }
             Some(_) | None => Ok(Done::Passed(answer, expiry)),
         }

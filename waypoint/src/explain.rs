@@ -61,7 +61,7 @@ pub fn explain(mesh: &Mesh, own: &Waypoint, question: &Question) -> Result<Value
     let source = client(&mesh.snapshot, &question.source)?;
     let (service, port) = service::named(&mesh.snapshot, &question.service)?;
     let dialled = service::dialled(service, &question.service, question.port.or(port))?;
-    let found = target(&mesh.snapshot, &own.gateway, (dialled, false));
+    let found = target(mesh, &own.gateway, (dialled, false));
     let found = found.map_err(|error| service::refused(&error, service, &own.gateway))?;
     let port = http_port(mesh, &found, dialled)?;
     let session = Session {
@@ -71,6 +71,7 @@ pub fn explain(mesh: &Mesh, own: &Waypoint, question: &Question) -> Result<Value
         dialled,
         service: Some(service.clone()),
         server_name: None,
+        place: None,
     };
     let host = match dialled.port() {
         80 => service.hostname.to_string(),

@@ -10,6 +10,11 @@ pub const MESSAGE: &str = "grpc-message";
 /// The status of a call whose deadline is over.
 pub const DEADLINE_EXCEEDED: u8 = 4;
 
+/// The status of which nobody knows more.
+const UNKNOWN: u16 = 2;
+/// The last of the statuses that there are.
+const LAST: u16 = 16;
+
 /// Bytes before each message: a flag and a length.
 const HEAD: usize = 5;
 
@@ -32,6 +37,11 @@ pub fn status_of(status: StatusCode) -> u8 {
         429 | 502 | 503 | 504 => 14,
         _ => 2,
     }
+}
+
+/// The status that a call says it has; one that there is not is unknown.
+pub fn known(text: &str) -> u16 {
+    text.parse().ok().filter(|code| *code <= LAST).unwrap_or(UNKNOWN)
 }
 
 /// `text` as a `grpc-message`: everything but visible ASCII is percent-encoded.

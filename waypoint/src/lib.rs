@@ -19,6 +19,8 @@ pub mod balance;
 pub mod body;
 pub mod retry;
 
+pub mod places;
+
 pub mod listener;
 
 pub mod upstream;

@@ -1,9 +1,11 @@
 //! Front: tunnels become HTTP connections.
 //! `opening` and `stream` (Shell) are a tunnel before it is known what is spoken there, and as hyper
-//! reads and writes one; `sniff` and `hello` (Pure) say what its first bytes are; `serve` (Shell) takes
-//! requests within named limits.
+//! reads and writes one; `sniff` and `hello` (Pure) say what its first bytes are; `serve`, `resets` and
+//! `idle` (Shell) take requests within named limits.
 pub mod hello;
+pub mod idle;
 pub mod opening;
+mod resets;
 pub mod serve;
 pub mod sniff;
 pub mod stream;

@@ -3,11 +3,14 @@
 //! and `lookup` choose among them for a service, `rules`, `bytes` and `mesh_route` translate routes,
 //! `policy` DestinationRules; `compile` keeps all of it up to date.
 //! Never: a request.
+mod budget;
 mod bytes;
+mod closed;
 mod compile;
 mod conditions;
 mod delegate;
 pub(crate) mod destination_rule;
+mod expression;
 mod filters;
 pub(crate) mod finding;
 mod gateway_api;
@@ -30,7 +33,7 @@ mod validate;
 pub(crate) mod virtual_service;
 mod visibility;
 
-pub use compile::{Compiled, Compiler, Settings, Waypoint};
+pub use compile::{Compiled, Compiler, Settings, Waypoint, problems};
 pub use finding::{Finding, What};
 
 #[cfg(test)]

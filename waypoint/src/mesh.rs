@@ -73,6 +73,11 @@ pub enum Nobody {
     NotReady,
     /// It is to be called in a way that is not built: nothing goes there in another way.
     Unmet(&'static str),
+    /// What says how it is to be called cannot be obeyed: a DestinationRule that is refused and was never
+    /// good, or a BackendTLSPolicy.
+    Refused,
+    /// It is an address that nobody declares, while what was declared may not have been read.
+    Unread,
 }
 
 impl From<Nobody> for LocalReply {
@@ -81,6 +86,10 @@ impl From<Nobody> for LocalReply {
             Nobody::Unknown => Self::no_cluster(),
             Nobody::NotReady => Self::no_healthy_upstream(),
             Nobody::Unmet(field) => Self::unmet(field),
+            Nobody::Refused => Self::not_called(
+                "the host's DestinationRule is refused, or a BackendTLSPolicy asks for TLS",
+            ),
+            Nobody::Unread => Self::not_called("what describes the destination may be damaged"),
         }
     }
 }
@@ -129,11 +138,18 @@ impl Mesh {
         dialled: SocketAddr,
     ) -> Result<(Reach, Backend), Nobody> {
         let backend = self.backends.find(reference).ok_or(Nobody::Unknown)?;
+        if backend.policy.refused {
+            return Err(Nobody::Refused);
+        }
         backend.policy.unmet().map_or(Ok(()), |field| Err(Nobody::Unmet(field)))?;
-        let at = |at, workload| Reach::At(To { backend: reference.clone(), at, workload });
+        let to = |at, workload| To { backend: reference.clone(), at, workload };
+        let at = |there, workload| Reach::At(to(there, workload));
         let Some(service) = self.snapshot.service_named(&reference.host) else {
             // What was dialled may be a workload's own address.
             let workload = self.snapshot.workload(&reference.host).ok_or(Nobody::Unknown)?;
+            if !workload.addresses.contains(&dialled.ip()) {
+                return Err(Nobody::NotReady);
+            }
             return Ok((at(dialled, Some(workload.clone())), backend));
         };
         let vip = service.vips.first().map_or(dialled.ip(), |vip| *vip);
@@ -141,7 +157,9 @@ impl Mesh {
             let own = service.vips.contains(&dialled.ip())
                 || service.ranges.iter().any(|range| range.contains(&dialled.ip()));
             let there = SocketAddr::new(if own { dialled.ip() } else { vip }, reference.port);
-            return Ok((at(there, self.snapshot.workload_at(there.ip()).cloned()), backend));
+            let to = to(there, self.snapshot.workload_at(there.ip()).cloned());
+            let unread = self.snapshot.is_partial() && !to.is_meshed();
+            return if unread { Err(Nobody::Unread) } else { Ok((Reach::At(to), backend)) };
         }
         // Behind a service's address there is only the mesh itself, so only others are passed on to.
         let passes = backend.policy.load_balancer.algorithm == Algorithm::Passthrough;
@@ -221,4 +239,47 @@ impl To {
 fn address_like(workload: &Workload, dialled: IpAddr) -> Option<IpAddr> {
     let same = |address: &&IpAddr| address.is_ipv4() == dialled.is_ipv4();
     workload.addresses.iter().find(same).or_else(|| workload.addresses.first()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_agent::manifest::{Folder, Settings, compile};
+
+    use super::*;
+
+    const ENTRIES: &str = r"
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: out, namespace: shop}, spec: {hosts: [out.example], addresses: [10.97.0.1], resolution: NONE, ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: closed, namespace: shop}, spec: {hosts: [closed.example], addresses: [10.97.0.2], resolution: NONE, ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {name: closed, namespace: shop}, spec: {host: closed.example, trafficPolicy: {tls: {mod: SIMPLE}}}}
+";
+
+    fn pick(files: &[&str], host: &str) -> Result<SocketAddr, Nobody> {
+        let mut folder = Folder::default();
+        let files = files.iter().enumerate();
+        let files = files.map(|(n, text)| (format!("{n}.yaml").into(), Ok((*text).to_owned())));
+        let changes = folder.update(files.collect());
+        let snapshot = compile(&folder, &Settings::default());
+        let mut compiler = crate::manifest::Compiler::new(crate::manifest::Settings::default());
+        let backends = compiler.apply(&folder, &changes, &snapshot).backends;
+        let mesh = Mesh { snapshot, backends, ..Mesh::default() };
+        let reference = Arc::new(BackendRef { host: host.into(), port: 80, subset: None });
+        let dialled = SocketAddr::from(([10, 97, 0, 1], 80));
+        mesh.reach(&reference, dialled).map(|(reach, _)| match reach {
+            Reach::At(to) => to.at,
+            Reach::Among(_) => panic!("nobody is there but who was dialled"),
+        })
+    }
+
+    #[test]
+    fn nobody_is_called_in_the_clear_whom_nobody_could_read() {
+        let at = SocketAddr::from(([10, 97, 0, 1], 80));
+        assert_eq!(pick(&[ENTRIES], "out.example"), Ok(at));
+        assert_eq!(
+            pick(&[ENTRIES, "kind: Pod\nmetadata: [\n"], "out.example"),
+            Err(Nobody::Unread)
+        );
+        assert_eq!(pick(&[ENTRIES], "closed.example"), Err(Nobody::Refused));
+    }
 }

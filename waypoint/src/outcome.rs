@@ -63,6 +63,11 @@ impl Flag {
         Self::StreamIdleTimeout,
     ];
 
+    /// The flag with this abbreviation.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|flag| flag.as_str() == word)
+    }
+
     /// Envoy's abbreviation.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -93,6 +98,11 @@ impl Flags {
     /// One more.
     pub fn add(&mut self, flag: Flag) {
         self.0 |= 1 << (flag as u16);
+    }
+
+    /// Whether one of them says why it ended as it did. A delay of ours says nothing of that.
+    pub fn say_why(self) -> bool {
+        self.0 & !(1 << (Flag::DelayInjected as u16)) != 0
     }
 
     /// Whether there is none.
@@ -259,15 +269,19 @@ impl LocalReply {
 
     /// A DestinationRule asks for what is not built.
     pub fn unmet(field: &'static str) -> Self {
+        Self::not_called(&format!("trafficPolicy.{field} of the DestinationRule is not built"))
+    }
+
+    /// Nobody is called, for this reason: it cannot be done as it must be.
+    pub fn not_called(why: &str) -> Self {
         let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionFailure);
-        let failure = format!("trafficPolicy.{field} of the DestinationRule is not built");
         let reply = Self::new(
             status,
             Some(flag),
             "unmet_traffic_policy",
             "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
         );
-        Self { transport_failure: Some(failure), ..reply }
+        Self { transport_failure: Some(why.to_owned()), ..reply }
     }
 
     /// It took too long.
@@ -297,6 +311,12 @@ impl LocalReply {
     pub fn bad_request(details: &'static str) -> Self {
         let flag = Some(Flag::DownstreamProtocolError);
         Self::new(StatusCode::BAD_REQUEST, flag, details, "Bad Request")
+    }
+
+    /// The client's head is too long.
+    pub fn too_large() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, Some(Flag::DownstreamProtocolError), "http1.headers_too_large", "")
     }
 
     /// An upgrade that nobody allowed.
@@ -374,6 +394,7 @@ mod tests {
         let mut flags = Flags::default();
         assert_eq!(flags.to_string(), "-");
         flags.add(Flag::DelayInjected);
+        assert!(!flags.say_why() && !flags.is_empty());
         flags.add(Flag::UpstreamRequestTimeout);
         assert_eq!(flags.to_string(), "UT,DI");
         for (number, flag) in Flag::ALL.into_iter().enumerate() {

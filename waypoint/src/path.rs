@@ -61,6 +61,20 @@ pub fn normalise(path: &str, mode: Normalisation) -> Result<Cow<'_, str>, PathEr
     Ok(path)
 }
 
+/// Whether some servers would resolve segments of a path away: `.` and `..`, also escaped, behind a
+/// backslash, or with parameters.
+pub fn has_dots(path: &str) -> bool {
+    if !path.contains('.') && !path.contains('%') {
+        return false;
+    }
+    let Ok(path) = unescape(path, Escaped::Stay) else { return true };
+    path.split('/').any(is_dots)
+}
+
+fn is_dots(segment: &str) -> bool {
+    matches!(segment.split(';').next(), Some("." | ".."))
+}
+
 /// What escaped slashes are.
 #[derive(Clone, Copy, PartialEq)]
 enum Escaped {

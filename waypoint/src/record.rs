@@ -31,6 +31,7 @@ use self::{
 use crate::{
     body::Meter,
     outcome::{Flag, Flags, LocalReply},
+    places::Place,
     routing::BackendRef,
 };
 
@@ -72,6 +73,8 @@ pub struct Session {
     pub service: Option<Arc<Service>>,
     /// The TLS server name it asked for.
     pub server_name: Option<Arc<str>>,
+    /// Its place among the open tunnels, which it has until the last of its stories ends.
+    pub place: Option<Arc<Place>>,
 }
 
 impl Session {
@@ -86,6 +89,8 @@ impl Session {
 struct Asked {
     method: Method,
     uri: Uri,
+    /// Path and query as everything is decided by them, where the URI has others.
+    normal: Option<String>,
     version: Version,
     authority: Option<HeaderValue>,
     forwarded_for: Option<HeaderValue>,
@@ -132,6 +137,8 @@ pub struct Record {
     pub service_time: Option<Duration>,
     /// Everything was said.
     pub whole: bool,
+    /// It was counted when it was opened.
+    is_open: bool,
     forgotten: bool,
 }
 
@@ -144,9 +151,11 @@ impl Telemetry {
 
     /// Everything, in Prometheus' text format.
     pub fn text(&self) -> String {
+        // Requests that end meanwhile do not wait for the text.
+        let page = lock(&self.book).page();
         let mut text = String::new();
         // Text takes everything.
-        let _ = lock(&self.book).write(&mut text);
+        let _ = page.write(&mut text);
         text
     }
 
@@ -186,6 +195,7 @@ impl Record {
             endpoint: None,
             service_time: None,
             whole: false,
+            is_open: false,
             forgotten: false,
         }
     }
@@ -197,6 +207,7 @@ impl Record {
         self.asked = Some(Asked {
             method: head.method.clone(),
             uri: head.uri.clone(),
+            normal: None,
             version: head.version,
             authority: of_uri().or_else(|| own(header::HOST)),
             forwarded_for: own(FORWARDED_FOR),
@@ -211,6 +222,52 @@ impl Record {
         if let Some(asked) = &mut self.asked {
             asked.request_id = headers.get(REQUEST_ID).cloned();
         }
+    }
+
+    /// The path that is decided by, with the query, where it is another than was asked for.
+    pub fn set_path(&mut self, path: &str, query: Option<&str>) {
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.uri.path() != path) {
+            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+            asked.normal = Some(format!("{path}{query}"));
+        }
+    }
+
+    /// It is that of a request whose head could not be read, and was answered so.
+    pub fn unread(mut self, reply: &LocalReply) {
+        self.replied(reply);
+        self.code = reply.status.as_u16();
+        self.whole = true;
+        self.asked = Some(Asked {
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            uri: Uri::default(),
+            normal: Some("-".into()),
+            version: Version::HTTP_11,
+            authority: None,
+            forwarded_for: None,
+            user_agent: None,
+            request_id: None,
+            bytes: 0,
+        });
+    }
+
+    /// Its connection has an endpoint; nobody looks at the bytes.
+    pub fn opened(&mut self) {
+        let parties = self.parties();
+        let mut book = lock(&self.telemetry.book);
+        let parties = book.labels(&parties);
+        book.opened(&parties);
+        self.is_open = true;
+    }
+
+    /// It has carried nothing for long.
+    pub fn idled(&mut self) {
+        self.flags.add(Flag::DownstreamConnectionTermination);
+        self.details = Some("idle_timeout".into());
+    }
+
+    /// Whether its client wants no body, whatever the status (RFC 9110 §9.3.2).
+    pub fn is_head(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.method == Method::HEAD)
     }
 
     /// There is no such story: somebody else tells it.
@@ -254,27 +311,34 @@ impl Record {
     /// gRPC's status may stand in the head or in the trailers.
     pub fn status(&mut self, headers: &HeaderMap) {
         let status = headers.get(crate::grpc::STATUS).and_then(|value| value.to_str().ok());
-        self.grpc = status.and_then(|text| text.parse().ok()).or(self.grpc);
+        self.grpc = status.map(crate::grpc::known).or(self.grpc);
+    }
+
+    fn parties(&self) -> Parties {
+        let Session { source, peer, service, .. } = &*self.session;
+        Parties {
+            source: source.clone(),
+            peer: Some(peer.clone()),
+            service: service.clone(),
+            destination: self.destination.clone(),
+        }
     }
 
     fn count(&self, duration: Duration) {
-        let Session { source, peer, service, .. } = &*self.session;
-        let parties = labels::parties(&Parties {
-            source: source.as_deref(),
-            peer: Some(peer),
-            service: service.as_deref(),
-            destination: self.destination.as_deref(),
-        });
-        let parties = Arc::from(parties);
+        let parties = self.parties();
         let mut book = lock(&self.telemetry.book);
+        let parties = book.labels(&parties);
         let (received, sent) = (self.received.bytes(), self.sent.bytes());
         let Some(asked) = &self.asked else {
             let kind = Kind::Connection { flags: self.flags };
+            if !self.is_open {
+                book.opened(&parties);
+            }
             return book.connection(&parties, kind, (received, sent));
         };
         let kind = Kind::Request {
             protocol: if self.is_grpc { "grpc" } else { "http" },
-            code: self.code,
+            code: labels::known(self.code),
             grpc: self.grpc,
             flags: self.flags,
         };
@@ -301,10 +365,13 @@ impl Record {
         Line {
             start: self.start,
             method: asked.map(|asked| asked.method.as_str()),
-            path: asked.and_then(|asked| Some(asked.uri.path_and_query()?.as_str())),
+            path: asked.and_then(|asked| match &asked.normal {
+                Some(normal) => Some(normal.as_str()),
+                None => Some(asked.uri.path_and_query()?.as_str()),
+            }),
             protocol: asked.map(|asked| protocol(asked.version)),
             code: self.code,
-            flags: self.flags.to_string(),
+            flags: self.flags,
             details: self.details.as_deref(),
             transport_failure: self.transport_failure.as_deref(),
             received: self.received.bytes(),
@@ -315,11 +382,10 @@ impl Record {
             user_agent: asked.and_then(|asked| text(&asked.user_agent)),
             request_id: asked.and_then(|asked| text(&asked.request_id)),
             authority: asked.and_then(|asked| text(&asked.authority)),
-            upstream_host: self.endpoint.map(|at| at.to_string()),
+            upstream_host: self.endpoint,
             upstream_cluster: self.backend.as_ref().map(cluster),
-            upstream_local: None,
-            downstream_local: Some(session.dialled.to_string()),
-            downstream_remote: Some(session.client.to_string()),
+            downstream_local: session.dialled,
+            downstream_remote: session.client,
             server_name: session.server_name.as_deref(),
             route: self.route.as_deref(),
         }
@@ -332,7 +398,7 @@ impl Drop for Record {
         if self.forgotten {
             return;
         }
-        if !self.whole && self.flags.is_empty() {
+        if !self.whole && !self.flags.say_why() {
             let drained = self.telemetry.draining.load(Ordering::Relaxed);
             let why = if drained { "drained" } else { "downstream_remote_disconnect" };
             self.details = Some(why.into());

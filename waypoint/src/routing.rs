@@ -21,8 +21,8 @@ mod words;
 
 pub use answer::{Answer, Cause};
 pub use condition::{
-    ClientCondition, ClientMatch, Condition, HeaderMatch, Match, PathMatch, Precedence, QueryMatch,
-    TextMatch,
+    ClientCondition, ClientMatch, Condition, Field, HeaderMatch, Match, PathMatch, Precedence,
+    QueryMatch, TextMatch,
 };
 pub use cors::{AllowList, Cors, Unmatched};
 pub use decide::{Decision, Onward, Step, decide, shadow};

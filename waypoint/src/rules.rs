@@ -122,7 +122,9 @@ fn does(rule: &Value) -> String {
         if let Some(action_of) = rule.get(field) {
             let place: Vec<_> =
                 ["scheme", "authority", "path"].map(|name| text(&action_of[name])).into();
-            let place = place.join(" ");
+            let port = Some(&action_of["port"]).filter(|port| !port.is_null());
+            let port = port.map(|port| format!("port {}", text(port)));
+            let place = place.into_iter().chain(port).collect::<Vec<_>>().join(" ");
             parts.push(format!("{action} {} {}", text(&action_of["status"]), place.trim()));
         }
     }
@@ -276,7 +278,7 @@ mod tests {
             (2, "90 of 100 to cart.shop.svc.cluster.local:80 subset v1"),
             (2, "timeout 2s, rewrites prefix to /v1"),
             (2, "VirtualService shop/cart   http[1].match[0]   rules.yaml:1"),
-            (3, "redirect 301 path to /new"),
+            (3, "redirect 301 path to /new port 8443"),
             (4, "answer 418"),
             (5, "10 % of requests waits 1s"),
             (6, "100 % of requests fails with HTTP 503"),

@@ -31,10 +31,12 @@ fn cell(row: &Value, field: &str) -> String {
     match found {
         None | Some(Value::Null) => "-".into(),
         Some(Value::String(text)) if text.is_empty() => "-".into(),
-        Some(Value::String(text)) => text.clone(),
+        // What a manifest says is nothing that a terminal should obey.
+        Some(Value::String(text)) => text.replace(char::is_control, "_"),
         Some(Value::Array(list)) => {
             let words: Option<Vec<_>> = list.iter().map(Value::as_str).collect();
-            words.map_or_else(|| list.len().to_string(), |words| words.join(","))
+            let joined = words.map(|words| words.join(",").replace(char::is_control, "_"));
+            joined.unwrap_or_else(|| list.len().to_string())
         }
         Some(Value::Object(map)) => map.len().to_string(),
         Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
@@ -51,6 +53,7 @@ mod tests {
     fn columns_are_as_wide_as_they_must_be() {
         let rows = [
             json!({ "name": "web", "ips": ["10.0.0.1", "fd00::1"], "of": { "a": 1 } }),
+            json!({ "name": "\u{1b}[2J", "ips": ["a\n"], "of": {} }),
             json!({ "name": "", "ips": [[1], [2], [3]], "of": { "a": 2, "b": 3 } }),
         ];
         let columns = [
@@ -65,6 +68,7 @@ mod tests {
             table(&columns, &rows),
             "NAME   ADDRESSES          FIRST      PARTS   A   B\n\
              web    10.0.0.1,fd00::1   10.0.0.1   1       1   -\n\
+             _[2J   a_                 a_         0       -   -\n\
              -      3                  1          2       2   3\n"
         );
     }

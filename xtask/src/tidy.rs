@@ -53,7 +53,7 @@ const WAYPOINT: Rooms = &[
     &["backend"],
     &["manifest"],
     &["outcome"],
-    &["balance", "body", "retry"],
+    &["balance", "body", "places", "retry"],
     &["listener"],
     &["upstream"],
     &["mesh"],

@@ -28,6 +28,10 @@ pub struct TunnelSource(Arc<Tunnel>);
 #[derive(Debug)]
 pub struct TunnelSink(Arc<Tunnel>);
 
+/// Sees a tunnel break while others read and write it.
+#[derive(Debug)]
+pub struct TunnelWatch(Arc<Tunnel>);
+
 impl Tunnel {
     pub(super) fn new(stream: Stream, permit: Option<StreamPermit>) -> Self {
         Self { stream, _permit: permit }
@@ -40,7 +44,20 @@ impl Tunnel {
     }
 }
 
+impl TunnelWatch {
+    /// Waits until the peer resets the stream, or the connection breaks. Only the task that reads the
+    /// tunnel may wait for that: one waker is kept for both.
+    pub async fn broken(&self) {
+        self.0.stream.broken().await;
+    }
+}
+
 impl TunnelSource {
+    /// Sees it break. What breaks is gone for good only when this is dropped, too.
+    pub fn watch(&self) -> TunnelWatch {
+        TunnelWatch(self.0.clone())
+    }
+
     /// The next bytes, into `pieces`, which are empty; `false` at the end. The peer may send more only
     /// after they were [released](Self::release).
     ///

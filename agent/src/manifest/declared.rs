@@ -7,7 +7,7 @@ use super::{documents::Lines, objects::Metadata};
 use crate::origin::Origin;
 
 /// The kinds of these objects.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 10] = [
     "VirtualService",
     "DestinationRule",
     "HTTPRoute",
@@ -15,6 +15,7 @@ pub const KINDS: [&str; 9] = [
     "TCPRoute",
     "TLSRoute",
     "ReferenceGrant",
+    "BackendTLSPolicy",
     ISTIO_GATEWAY,
     SECRET,
 ];

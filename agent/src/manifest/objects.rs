@@ -397,8 +397,10 @@ pub(super) struct Gateway {
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct GatewaySpec {
+    /// Who is to build it.
+    pub(super) gateway_class_name: String,
     /// Where it listens.
     pub(super) listeners: Vec<Listener>,
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs, io,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -168,7 +169,7 @@ struct Reader<F> {
     directory: PathBuf,
     make: F,
     folder: Folder,
-    /// The folder could not be listed.
+    /// The folder could not be listed, or nothing could be made of it.
     failed: bool,
 }
 
@@ -189,7 +190,19 @@ impl<T, F: FnMut(&Folder, &Changes) -> T> Reader<F> {
                 }
             },
         };
-        (!changes.is_empty()).then(|| (self.make)(&self.folder, &changes))
+        if changes.is_empty() {
+            return None;
+        }
+        let made = AssertUnwindSafe(|| (self.make)(&self.folder, &changes));
+        let made = panic::catch_unwind(made).ok();
+        if made.is_none() {
+            tracing::error!(
+                "a change of the manifests broke their reader, which is a defect: the last good state stays, and all is read again"
+            );
+            self.folder = Folder::default();
+            self.failed = true;
+        }
+        made
     }
 }
 
@@ -250,4 +263,28 @@ fn text(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("{length} bytes, more than {MAX_FILE}: split it")));
     }
     fs::read_to_string(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_breaks_its_reader_does_not_end_the_following() {
+        let folder = std::env::temp_dir().join(format!("culvert-read-{}", rand::random::<u64>()));
+        fs::create_dir_all(&folder).unwrap();
+        let mut times = 0;
+        let make = move |folder: &Folder, _: &Changes| {
+            times += 1;
+            assert_ne!(times, 2, "a defect");
+            folder.count()
+        };
+        let drain = Drain::default();
+        let mut made = follow(&folder, &drain, make).await.unwrap();
+        fs::write(folder.join("a.yaml"), "{kind: Pod}").unwrap();
+        let patience = RETRY * 10;
+        tokio::time::timeout(patience, made.wait_for(|count| **count == 1)).await.unwrap().unwrap();
+        drain.force();
+        let _ = fs::remove_dir_all(&folder);
+    }
 }

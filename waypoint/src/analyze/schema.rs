@@ -3,7 +3,7 @@
 //! Never: other objects.
 use culvert_agent::{
     discovery::Snapshot,
-    manifest::{Declared, Folder},
+    manifest::{Declared, Folder, is_misspelt},
 };
 
 use super::message::{Code, Message};
@@ -22,7 +22,14 @@ pub(super) fn messages(folder: &Folder, snapshot: &Snapshot, settings: &Settings
         })
         .collect();
     let others = snapshot.problems().iter().filter(|problem| !unread.contains(problem));
-    messages.extend(others.map(|p| Message::bare(Code::Mesh, p.origin.clone(), p.text.clone())));
+    messages.extend(others.map(|problem| {
+        let text = problem.text.clone();
+        let (code, text) = match is_misspelt(problem) {
+            true => (Code::SchemaValidationError, format!("Schema validation error: {text}")),
+            false => (Code::Mesh, text),
+        };
+        Message::bare(code, problem.origin.clone(), text)
+    }));
     for (_, declared) in folder.for_waypoints() {
         let findings = intake::findings(declared, &settings.cluster_domain);
         messages.extend(findings.into_iter().map(|finding| {

@@ -276,6 +276,43 @@ fn what_cannot_be_read_and_what_makes_no_sense() {
     );
 }
 
+/// What only the compiler sees.
+#[test]
+fn what_is_wrong_with_the_routes_of_a_service() {
+    check(
+        &virtual_service("{match: [{uri: {prefix: /x}}], delegate: {name: gone, namespace: shop}}"),
+        &[
+            "Warning [CVT0001] (a.yaml:11) VirtualService shop/x: delegate shop/gone does not exist; the rule does not count",
+        ],
+    );
+}
+
+/// What the API server would refuse is no matter of taste.
+#[test]
+fn policies_that_are_misspelt_are_errors() {
+    let object = |kind: &str, spec: &str| {
+        format!(
+            "{SERVICES}---\n{{kind: {kind}, apiVersion: security.istio.io/v1, metadata: {{name: p, namespace: shop}}, spec: {spec}}}\n"
+        )
+    };
+    let error = |text: &str| format!("Error [IST0106] (a.yaml:8) Schema validation error: {text}");
+    check(&object("AuthorizationPolicy", "{acton: DENY}"), &[&error("spec.acton is not known")]);
+    check(
+        &object("AuthorizationPolicy", "{action: BLOCK}"),
+        &[&error("action BLOCK is not supported: what its rules match is denied")],
+    );
+    check(
+        &object("PeerAuthentication", "{mtls: {mode: STRICKT}}"),
+        &[&error(
+            "mtls.mode \"STRICKT\" is none of STRICT, PERMISSIVE, DISABLE, UNSET: STRICT is assumed",
+        )],
+    );
+    check(
+        &object("PeerAuthentication", "{mtls: {mod: STRICT}}"),
+        &[&error("spec.mtls.mod is not known")],
+    );
+}
+
 #[test]
 fn messages_for_programs() {
     let messages = said(&[("a.yaml", &virtual_service("{route: [{destination: {host: gone}}]}"))]);

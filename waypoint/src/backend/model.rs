@@ -139,6 +139,9 @@ pub struct CallPolicy {
     pub proxy_protocol: Option<ProxyVersion>,
     /// How many retries there may be beside other requests; in place of `max_retries`.
     pub retry_budget: Option<RetryBudget>,
+    /// What says it cannot be obeyed (it is refused and was never good, or a BackendTLSPolicy): nothing
+    /// goes there.
+    pub refused: bool,
 }
 
 // Its numbers are finite: `manifest` checks them.

@@ -119,11 +119,11 @@ impl Reading {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{sync::atomic::Ordering, task::Waker};
 
     use tokio::sync::mpsc;
 
-    use super::*;
+    use super::{super::Mirror, *};
 
     /// What a reader has to say now.
     fn heard(body: &mut RequestBody) -> String {
@@ -142,26 +142,34 @@ mod tests {
         }
     }
 
-    fn body() -> (mpsc::Sender<Frame<Bytes>>, Arc<std::sync::atomic::AtomicBool>, RequestBody) {
-        let (sender, receiver) = mpsc::channel(8);
-        let whole = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        (sender, whole.clone(), RequestBody::of_copy(receiver, whole))
+    fn body() -> (Mirror, RequestBody) {
+        let (frames, receiver) = mpsc::channel(8);
+        let mirror = Mirror { frames, copied: Arc::default() };
+        let body = RequestBody::of_copy(receiver, mirror.copied.clone());
+        (mirror, body)
+    }
+
+    fn say(sender: &Mirror, text: &'static [u8]) {
+        assert!(sender.give(&Frame::data(Bytes::from_static(text))));
+    }
+
+    fn end(sender: Mirror) {
+        sender.copied.whole.store(true, Ordering::Release);
     }
 
     #[test]
     fn each_try_reads_all_of_it_whenever_it_begins() {
-        let (sender, whole, body) = body();
+        let (sender, body) = body();
         let replay = Replay::new(body, 4096);
         let mut first = replay.read().unwrap();
-        sender.try_send(Frame::data(Bytes::from_static(b"one "))).unwrap();
+        say(&sender, b"one ");
         assert_eq!(heard(&mut first), "one <more>");
         let mut second = replay.read().unwrap();
-        sender.try_send(Frame::data(Bytes::from_static(b"two"))).unwrap();
+        say(&sender, b"two");
         assert_eq!(heard(&mut first), "<another try has the body>");
         assert_eq!(heard(&mut second), "one two<more>");
-        sender.try_send(Frame::trailers(http::HeaderMap::new())).unwrap();
-        whole.store(true, std::sync::atomic::Ordering::Release);
-        drop(sender);
+        assert!(sender.give(&Frame::trailers(http::HeaderMap::new())));
+        end(sender);
         assert_eq!(heard(&mut second), "<trailers><end>");
         assert!(second.meter().has_ended() && !first.meter().has_ended());
         assert_eq!(heard(&mut replay.read().unwrap()), "one two<trailers><end>");
@@ -169,23 +177,22 @@ mod tests {
 
     #[test]
     fn what_is_too_long_passes_once() {
-        let (sender, whole, body) = body();
+        let (sender, body) = body();
         let replay = Replay::new(body, 2 * FRAME + 5);
         let mut first = replay.read().unwrap();
-        sender.try_send(Frame::data(Bytes::from_static(b"12345"))).unwrap();
+        say(&sender, b"12345");
         assert_eq!(heard(&mut first), "12345<more>");
         let mut second = replay.read().unwrap();
-        sender.try_send(Frame::data(Bytes::from_static(b"6"))).unwrap();
+        say(&sender, b"6");
         assert_eq!(heard(&mut second), "123456<more>");
         assert!(replay.read().is_none(), "a byte too many");
-        whole.store(true, std::sync::atomic::Ordering::Release);
-        drop(sender);
+        end(sender);
         assert_eq!(heard(&mut second), "<end>", "who reads it goes on");
     }
 
     #[test]
     fn what_broke_off_is_not_sent_again() {
-        let (sender, _, body) = body();
+        let (sender, body) = body();
         let replay = Replay::new(body, 4096);
         let mut first = replay.read().unwrap();
         drop(sender);

@@ -7,34 +7,38 @@ use std::{
 };
 
 use culvert_agent::relay::{Counters, Ended, relay};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::{Entrance, whole_guess};
+use super::{Entrance, SILENCE, whole_guess};
 use crate::{
     balance::{Permit, Ticket, Traffic, Wish, key},
     exchange::{Port, asked::client},
     listener::{
         Opening, Version,
         hello::{self, Hello},
+        idle::{IDLE, idle},
         serve::HEAD_TIMEOUT,
-        sniff::Guess,
+        sniff::{Guess, is_http_server},
     },
     mesh::Picked,
     outcome::{Failure, Flag, LocalReply, Outcome},
     record::{Record, Session},
-    routing::{self, Missing, Target, find_stream},
+    routing::{self, Missing, Protocol, Target, find_stream},
     upstream::Opened,
 };
 
-/// Looks at an idle connection within the time that it may be.
-const QUARTERS: u32 = 4;
+/// Bytes of a server that say whether it speaks HTTP: the head of a frame (RFC 9113 §4.1).
+const FIRST_OF_SERVER: usize = 9;
+/// Pause before another look at a server that has said less.
+const HALF_SAID: Duration = Duration::from_millis(5);
 
 impl Entrance {
     /// A client of TLS: its rule may depend on the name that it asks for.
     pub(super) async fn tls(self, mut opening: Opening, port: Port, mut session: Session) {
+        let port = Port { protocol: Protocol::Tls, ..port };
         let name = timeout(HEAD_TIMEOUT, server_name(&mut opening)).await.unwrap_or(None);
         session.server_name = name.map(Arc::from);
-        self.opaque(opening, port, session).await;
+        Box::pin(self.opaque(opening, port, session)).await;
     }
 
     /// Carries bytes to the endpoint that the rules choose.
@@ -73,7 +77,14 @@ impl Entrance {
         };
         tokio::select! {
             _ = opening.more() => {}
-            () = server.speaks() => return Box::pin(carry(opening, server, record)).await,
+            is_http = server.speaks() => if !is_http {
+                return Box::pin(carry(opening, server, record)).await;
+            },
+        }
+        // A server that begins with HTTP says nothing of its client, who has to say what it speaks.
+        if !has_spoken(&mut opening).await {
+            record.forget();
+            return opening.abort();
         }
         match whole_guess(&mut opening).await {
             Guess::Opaque | Guess::More => Box::pin(carry(opening, server, record)).await,
@@ -87,13 +98,13 @@ impl Entrance {
     /// A client that spoke late.
     async fn late(self, mut opening: Opening, port: Port, session: Arc<Session>) {
         let session = Arc::unwrap_or_clone(session);
-        if opening.first().is_empty() && !matches!(opening.more().await, Ok(true)) {
+        if !has_spoken(&mut opening).await {
             return opening.abort();
         }
         match whole_guess(&mut opening).await {
             Guess::Http1 => self.requests(opening, (port, Version::Http1), session).await,
             Guess::Http2 => self.requests(opening, (port, Version::Http2), session).await,
-            Guess::Tls => self.tls(opening, port, session).await,
+            Guess::Tls => Box::pin(self.tls(opening, port, session)).await,
             Guess::Opaque | Guess::More => self.opaque(opening, port, session).await,
         }
     }
@@ -126,9 +137,13 @@ impl Entrance {
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
         let nobodys = std::collections::BTreeMap::new();
-        let opening = match &session.server_name {
-            Some(name) => routing::Opening::Tls(Some(name)),
-            None => routing::Opening::Other,
+        let opening = match port.protocol {
+            Protocol::Tls => routing::Opening::Tls(session.server_name.as_deref()),
+            Protocol::Http
+            | Protocol::Http2
+            | Protocol::Grpc
+            | Protocol::Tcp
+            | Protocol::Unknown => routing::Opening::Other,
         };
         let route = find_stream(routes, opening, &client(session, &nobodys));
         let route = route.ok_or_else(LocalReply::no_route)?;
@@ -152,10 +167,15 @@ impl Entrance {
     }
 }
 
+/// Waits until a client speaks; `false` when it ends instead, or is silent for long.
+async fn has_spoken(opening: &mut Opening) -> bool {
+    !opening.first().is_empty() || matches!(timeout(IDLE, opening.more()).await, Ok(Ok(true)))
+}
+
 /// The name that a client of TLS asks for, if it does.
 async fn server_name(opening: &mut Opening) -> Option<String> {
     loop {
-        match hello::server_name(&opening.first()) {
+        match hello::server_name(opening.first()) {
             Hello::Name(name) => return name,
             Hello::Unknown => return None,
             Hello::More => {}
@@ -179,12 +199,38 @@ enum Stream {
 }
 
 impl Server {
-    /// Waits until it does, or ends.
-    async fn speaks(&mut self) {
-        // How it ended, the relay finds out.
+    /// Waits until it does, or ends. Says whether what it begins with is HTTP's.
+    async fn speaks(&mut self) -> bool {
+        if let Some(is_http) = self.more().await {
+            return is_http;
+        }
+        timeout(SILENCE, self.rest()).await.unwrap_or(false)
+    }
+
+    /// Looks again, until it can be said.
+    async fn rest(&mut self) -> bool {
+        loop {
+            sleep(HALF_SAID).await;
+            if let Some(is_http) = self.more().await {
+                return is_http;
+            }
+        }
+    }
+
+    /// What it begins with, if that can be said yet. How it ended, the relay finds out.
+    async fn more(&mut self) -> Option<bool> {
         match &mut self.stream {
-            Stream::Tunnel(opening) => drop(opening.more().await),
-            Stream::Plain(stream) => drop(stream.readable().await),
+            Stream::Tunnel(opening) => match opening.more().await {
+                Ok(true) => is_http_server(opening.first()),
+                Ok(false) | Err(_) => Some(false),
+            },
+            Stream::Plain(stream) => {
+                let mut first = [0; FIRST_OF_SERVER];
+                match stream.peek(&mut first).await {
+                    Ok(0) | Err(_) => Some(false),
+                    Ok(length) => is_http_server(&first[..length]),
+                }
+            }
         }
     }
 }
@@ -192,10 +238,13 @@ impl Server {
 /// Carries bytes both ways until both sides are done, or the connection has been idle for too long or is
 /// as old as it may become.
 async fn carry(client: Opening, server: Server, mut record: Record) {
+    record.opened();
     let Server { stream, held } = server;
     let policy = held.1.policy().clone();
     let pool = &policy.connection_pool;
     let carried = Carried { counters: Counters::default(), record: &mut record };
+    let Counters { sent, received } = &carried.counters;
+    let moved = || sent.load(Ordering::Relaxed).wrapping_add(received.load(Ordering::Relaxed));
     let relayed = async {
         match stream {
             Stream::Tunnel(server) => relay(client, server, &carried.counters).await,
@@ -203,31 +252,24 @@ async fn carry(client: Opening, server: Server, mut record: Record) {
         }
     };
     let ended = tokio::select! {
-        ended = relayed => ended,
-        () = idle(&carried.counters, pool.tcp_idle_timeout) => Ended::ResetByServer,
-        () = age(pool.max_connection_duration) => Ended::ResetByServer,
+        ended = relayed => Some(ended),
+        () = still(moved, pool.tcp_idle_timeout) => None,
+        () = age(pool.max_connection_duration) => Some(Ended::ResetByServer),
     };
     drop(carried);
     match ended {
-        Ended::Finished => record.whole = true,
-        Ended::ResetByClient => record.flags.add(Flag::DownstreamConnectionTermination),
-        Ended::ResetByServer => record.flags.add(Flag::UpstreamConnectionTermination),
+        Some(Ended::Finished) => record.whole = true,
+        Some(Ended::ResetByClient) => record.flags.add(Flag::DownstreamConnectionTermination),
+        Some(Ended::ResetByServer) => record.flags.add(Flag::UpstreamConnectionTermination),
+        None => record.idled(),
     }
 }
 
-/// Over when no byte has passed for this long, or a quarter longer.
-async fn idle(counters: &Counters, most: Option<Duration>) {
-    let Some(most) = most else { return pending().await };
-    let passed = || {
-        let counters = [&counters.sent, &counters.received];
-        counters.map(|counter| counter.load(Ordering::Relaxed))
-    };
-    let (mut last, mut quiet) = (passed(), 0);
-    while quiet < QUARTERS {
-        tokio::time::sleep(most / QUARTERS).await;
-        let now = passed();
-        quiet = if now == last { quiet + 1 } else { 0 };
-        last = now;
+/// Over when nothing has moved for this long.
+async fn still(moved: impl Fn() -> u64, most: Option<Duration>) {
+    match most {
+        Some(most) => idle(moved, most).await,
+        None => pending().await,
     }
 }
 

@@ -55,17 +55,22 @@ impl Asked {
 
     /// Makes of it what the rule says.
     pub(super) fn change(&mut self, onward: &Onward<'_>) -> Result<(), LocalReply> {
-        headers::for_endpoint(&mut self.head.headers);
         onward.request.apply(None, &mut self.head.headers);
         if let Some(authority) = &onward.authority {
             self.place.authority = authority.clone();
         }
         let target = match &onward.target {
             Some(target) => target.clone(),
-            None => self.place.target().ok_or_else(|| LocalReply::bad_request("invalid_path"))?,
+            None => self.target().ok_or_else(|| LocalReply::bad_request("invalid_path"))?,
         };
         self.head.uri = target.into();
         Ok(())
+    }
+
+    /// What it asks for, where no rule changes it.
+    fn target(&self) -> Option<PathAndQuery> {
+        let said = self.head.uri.path_and_query();
+        said.filter(|said| said.path() == self.place.path).cloned().or_else(|| self.place.target())
     }
 
     /// A copy for a mirror; `None` when there can be none.
@@ -116,11 +121,15 @@ pub(crate) fn read(
     mode: Normalisation,
     random: u128,
 ) -> Result<(Place, bool), LocalReply> {
+    if !headers::is_plainly_framed(&head.headers) {
+        return Err(LocalReply::bad_request("http1.invalid_transfer_encoding"));
+    }
     let place = Place::read(head, mode)?;
     let upgrade = headers::upgrade(&head.headers, head.version);
     if upgrade == Upgrade::Other {
         return Err(LocalReply::no_upgrade());
     }
+    headers::for_endpoint(&mut head.headers);
     headers::complete(&mut head.headers, place.scheme, random);
     Ok((place, upgrade == Upgrade::WebSocket))
 }

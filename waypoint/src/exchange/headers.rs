@@ -21,29 +21,34 @@ const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-servi
 /// That too many requests are open here.
 pub(super) const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 /// Headers of one connection only, beside those that `connection` names (RFC 9110 §7.6.1).
-const OF_CONNECTION: [HeaderName; 6] = [
+const OF_CONNECTION: [HeaderName; 7] = [
     CONNECTION,
     TRANSFER_ENCODING,
     UPGRADE,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
 ];
-const PROXY_CONNECTION: &str = "proxy-connection";
 
 /// Who the client is, as a proxy found it.
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What only proxies say to each other: an application neither sees nor says it.
-const OF_PROXIES: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
+const OF_PROXIES: [HeaderName; 2] = [
+    HeaderName::from_static("x-envoy-peer-metadata"),
+    HeaderName::from_static("x-envoy-peer-metadata-id"),
+];
 /// What clients do not tell an endpoint: who they claim to be, and what proxies tell in their place.
-const NOT_OF_CLIENTS: [&str; 3] =
-    ["x-envoy-decorator-operation", "x-envoy-original-path", "x-envoy-expected-rq-timeout-ms"];
+const NOT_OF_CLIENTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    HeaderName::from_static("x-envoy-original-path"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+];
 
 /// What every request has before anything is decided about it. One that has no id gets the one that
-/// `random` makes. Who it is, no client tells itself.
+/// `random` makes.
 pub(super) fn complete(headers: &mut HeaderMap, scheme: &str, random: u128) {
-    headers.remove(CLIENT_CERTIFICATE);
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, request_id(random));
     }
@@ -59,7 +64,7 @@ pub(super) fn tell_client(headers: &mut HeaderMap, own: &Identity, client: &Iden
     }
 }
 
-/// Takes out what ends here.
+/// Takes out what ends here, of headers or trailers: before anything is decided by them.
 pub(super) fn for_endpoint(headers: &mut HeaderMap) {
     let trailers = headers.get(TE).is_some_and(|value| has_word(value, "trailers"));
     forget_connection(headers);
@@ -67,6 +72,8 @@ pub(super) fn for_endpoint(headers: &mut HeaderMap) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    // Who it is, no client tells itself.
+    headers.remove(CLIENT_CERTIFICATE);
     // The client was, or will be, told to continue by us (RFC 9110 §10.1.1).
     headers.remove(EXPECT);
     for name in NOT_OF_CLIENTS.into_iter().chain(OF_PROXIES) {
@@ -91,12 +98,25 @@ pub(super) fn in_version(
     }
 }
 
-/// What a client is told beside what the endpoint says.
-pub(super) fn for_client(headers: &mut HeaderMap, service_time: Option<Duration>) {
-    forget_connection(headers);
+/// Takes out what proxies say to each other.
+pub(super) fn of_proxies(headers: &mut HeaderMap) {
     for name in OF_PROXIES {
         headers.remove(name);
     }
+}
+
+/// Whether the only coding of a message is `chunked`, said once, or there is none: others mean different
+/// things to different servers (RFC 9112 §6.1).
+pub(super) fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let (first, more) = (codings.next(), codings.next());
+    more.is_none() && first.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// What a client is told beside what the endpoint says.
+pub(super) fn for_client(headers: &mut HeaderMap, service_time: Option<Duration>) {
+    forget_connection(headers);
+    of_proxies(headers);
     headers.insert(SERVER, OWN_NAME);
     if let Some(time) = service_time {
         headers.insert(SERVICE_TIME, milliseconds(time));
@@ -152,7 +172,6 @@ fn forget_connection(headers: &mut HeaderMap) {
     for name in OF_CONNECTION {
         headers.remove(name);
     }
-    headers.remove(PROXY_CONNECTION);
 }
 
 /// HTTP/2 may cut cookies into several headers, HTTP/1.1 has one (RFC 9113 §8.2.3).
@@ -211,6 +230,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("content-length", "3"),
             ("expect", "100-continue"),
+            ("x-forwarded-client-cert", "URI=spiffe://me"),
             ("x-envoy-peer-metadata", "x"),
             ("x-envoy-expected-rq-timeout-ms", "5"),
             ("x-kept", "1"),
@@ -223,14 +243,26 @@ mod tests {
     }
 
     #[test]
+    fn one_coding_said_once_is_plain() {
+        let coding = "transfer-encoding";
+        for (headers, expected) in [
+            (&[][..], true),
+            (&[(coding, "Chunked")], true),
+            (&[(coding, "gzip, chunked")], false),
+            (&[(coding, "identity"), (coding, "chunked")], false),
+            (&[(coding, "chunked"), (coding, "chunked")], false),
+        ] {
+            assert_eq!(is_plainly_framed(&map(headers)), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
     fn a_request_id_is_a_uuid_and_stays() {
         let id = request_id(u128::MAX);
         assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
-        let forged = ("x-forwarded-client-cert", "URI=spiffe://me");
-        let mut headers = map(&[("x-request-id", "mine"), forged]);
+        let mut headers = map(&[("x-request-id", "mine")]);
         complete(&mut headers, "http", 7);
         assert_eq!(headers[REQUEST_ID], "mine");
-        assert!(!headers.contains_key(CLIENT_CERTIFICATE));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
 
 /// Copies that are under way at one time; beyond them requests are not copied.
 const MOST_COPIES: usize = 1_024;
-/// How long a copy may take, if its rule does not say.
+/// How long a copy may take, if its rule does not ask for less.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Room for copies. Clones share it.
@@ -59,7 +59,7 @@ pub(super) async fn send(
         }
     };
     // What becomes of a copy is nobody's concern.
-    let _ = timeout(patience.unwrap_or(PATIENCE), sent).await;
+    let _ = timeout(patience.map_or(PATIENCE, |patience| patience.min(PATIENCE)), sent).await;
     drop(room);
 }
 

@@ -9,17 +9,18 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::headers::{self, OVERLOADED};
 use crate::{
+    body::trailers,
     grpc,
     outcome::{Failure, Flag, LocalReply},
+    places::Place,
     record::Record,
-    routing::{Answer, Cause, GrpcStatus},
+    routing::{Answer, GrpcStatus},
     upstream::AnswerBody,
 };
 
@@ -31,7 +32,7 @@ pub(super) type Expiry = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct ResponseBody {
     source: Source,
     record: Option<Record>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 enum Source {
@@ -66,7 +67,7 @@ pub(super) fn pass(
     response: Response<AnswerBody>,
     expiry: Option<Expiry>,
     mut record: Record,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
     headers::for_client(&mut head.headers, record.service_time);
@@ -79,8 +80,16 @@ pub(super) fn pass(
 
 /// The waypoint's own response, as it is.
 pub(super) fn own(response: Response<Bytes>, mut record: Record) -> Response<ResponseBody> {
-    let (mut head, body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
     headers::for_client(&mut head.headers, None);
+    // hyper keeps such an answer short in HTTP/1, and not in HTTP/2.
+    if record.is_head() {
+        head.headers.insert(CONTENT_LENGTH, body.len().into());
+    }
+    if record.is_head() || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    {
+        body = Bytes::new();
+    }
     record.answered(&head);
     record.whole = body.is_empty();
     let body = ResponseBody { source: Source::Own(body), record: Some(record), _place: None };
@@ -104,16 +113,7 @@ pub(super) fn switch(
 pub(super) fn answered(answer: Answer, mut record: Record) -> Response<ResponseBody> {
     let Answer { status, grpc, headers, body, cause } = answer;
     record.details = Some(cause.details().into());
-    let flag = match cause {
-        Cause::RouteNotFound => Some(Flag::NoRoute),
-        Cause::ClusterNotFound(_) => Some(Flag::NoCluster),
-        Cause::FaultAbort => Some(Flag::FaultInjected),
-        Cause::NoDestination
-        | Cause::BadRewrite
-        | Cause::Direct
-        | Cause::Redirect
-        | Cause::Preflight => None,
-    };
+    let flag = cause.flag().and_then(Flag::named);
     flag.into_iter().for_each(|flag| record.flags.add(flag));
     let is_failure = flag.is_some() || status.is_server_error();
     if record.is_grpc && is_failure {
@@ -181,7 +181,8 @@ impl ResponseBody {
                 if expiry.as_mut().is_some_and(late) {
                     return Poll::Ready(Some(Err(Cut::Late)));
                 }
-                Pin::new(body).poll_frame(context).map_err(Cut::Endpoint)
+                let polled = Pin::new(body).poll_frame(context).map_err(Cut::Endpoint);
+                polled.map_ok(|frame| trailers(frame, headers::of_proxies))
             }
         }
     }

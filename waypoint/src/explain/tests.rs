@@ -36,7 +36,7 @@ const MESH: &str = r"
 pub(crate) const RULES: &str = "{kind: VirtualService, apiVersion: networking.istio.io/v1, metadata: {name: cart, namespace: shop}, spec: {hosts: [cart], http: [\
     {match: [{uri: {prefix: /api}, headers: {x-canary: {exact: 'true'}}}], route: [{destination: {host: cart, subset: v2}}]},\
     {match: [{uri: {prefix: /api}, sourceLabels: {team: shop}}], timeout: 2s, rewrite: {uri: /v1}, route: [{destination: {host: cart, subset: v1}, weight: 90}, {destination: {host: cart, subset: v2}, weight: 9}, {destination: {host: cart, subset: v9}, weight: 1}]},\
-    {match: [{uri: {exact: /old}}], redirect: {uri: /new}},\
+    {match: [{uri: {exact: /old}}], redirect: {uri: /new, port: 8443}},\
     {match: [{uri: {exact: /tea}}], directResponse: {status: 418}},\
     {match: [{uri: {exact: /late}}], fault: {delay: {fixedDelay: 1s, percentage: {value: 10}}}, route: [{destination: {host: cart}}]},\
     {match: [{uri: {exact: /broken}}], fault: {abort: {httpStatus: 503, percentage: {value: 100}}}, route: [{destination: {host: cart}}]}]}}";
@@ -49,7 +49,7 @@ pub(crate) fn mesh(rules: &str) -> (Mesh, Waypoint) {
     ]));
     let snapshot = manifest::compile(&folder, &manifest::Settings::default());
     let host: Arc<str> = "waypoint.shop.svc.cluster.local".into();
-    let destinations = vec![WaypointDestination::Host(host.clone())];
+    let destinations = [WaypointDestination::Host(host.clone())].into();
     let waypoint = crate::manifest::Waypoint { namespace: "shop".into(), destinations };
     let mut compiler = Compiler::new(Settings { waypoint: Some(waypoint), ..Settings::default() });
     let Compiled { table, backends, .. } = compiler.apply(&folder, &changes, &snapshot);
@@ -102,7 +102,7 @@ fn what_the_waypoint_answers_itself() {
     let status = |said: &Value| said["does"]["status"].as_u64();
     let said = cart("&path=/old?x=1&authority=cart:8080");
     assert_eq!(said["does"]["action"], "redirect");
-    assert_eq!(said["does"]["location"], "http://cart:8080/new?x=1");
+    assert_eq!(said["does"]["location"], "http://cart:8443/new?x=1");
     assert_eq!(status(&cart("&path=/tea")), Some(418));
     let said = cart("&path=/none");
     assert_eq!((status(&said), &said["does"]["flag"]), (Some(404), &json!("NR")));

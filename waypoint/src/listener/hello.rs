@@ -1,10 +1,11 @@
 //! Pure: the server name that a TLS client asks for (RFC 8446 §4.1.2, RFC 6066 §3).
 //! Never: indexes into what a peer sent; decides anything about the session.
 
-/// The longest ClientHello that is looked at, bytes: one record (RFC 8446 §5.1).
-pub const LONGEST_HELLO: usize = (16 << 10) + RECORD_HEAD;
+/// The longest ClientHello that is looked at, bytes, with the heads of its records.
+pub const LONGEST_HELLO: usize = 16 << 10;
 
-const RECORD_HEAD: usize = 5;
+/// Kind and length of a handshake message (RFC 8446 §4).
+const MESSAGE_HEAD: usize = 4;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
@@ -17,32 +18,64 @@ const LONGEST_NAME: usize = 253;
 pub enum Hello {
     /// The name it asks for, in lower case, if it asks for one.
     Name(Option<String>),
-    /// The record is not whole yet.
+    /// It is not whole yet.
     More,
-    /// It is no ClientHello in one record: no name is known.
+    /// It is no ClientHello, or too long a one: no name is known.
     Unknown,
 }
 
-/// Reads the name out of the first bytes of a connection.
+/// Reads the name out of the first bytes of a connection. The message may be cut into several records
+/// (RFC 8446 §5.1).
 pub fn server_name(bytes: &[u8]) -> Hello {
+    let (mut rest, mut message) = (bytes, Vec::new());
+    loop {
+        match record(rest) {
+            _ if is_whole(&message) => break,
+            Record::Whole(fragment, after) => {
+                message.extend_from_slice(fragment);
+                rest = after;
+            }
+            Record::More if bytes.len() < LONGEST_HELLO => return Hello::More,
+            Record::More | Record::Other => return Hello::Unknown,
+        }
+    }
+    hello_name(Reader(&message)).map_or(Hello::Unknown, Hello::Name)
+}
+
+/// What a connection goes on with.
+enum Record<'a> {
+    /// A record of a handshake, and what follows.
+    Whole(&'a [u8], &'a [u8]),
+    /// Not all of one.
+    More,
+    /// Something else.
+    Other,
+}
+
+fn record(bytes: &[u8]) -> Record<'_> {
     let mut record = Reader(bytes);
-    let (Some(kind), Some(_version), Some(length)) =
-        (record.byte(), record.short(), record.short())
-    else {
-        return if bytes.first().is_none_or(|kind| *kind == HANDSHAKE) {
-            Hello::More
-        } else {
-            Hello::Unknown
-        };
+    match record.byte() {
+        None => return Record::More,
+        Some(HANDSHAKE) => {}
+        Some(_) => return Record::Other,
+    }
+    let (Some(_version), Some(length)) = (record.short(), record.short()) else {
+        return Record::More;
     };
-    let length = usize::from(length);
-    if kind != HANDSHAKE || length + RECORD_HEAD > LONGEST_HELLO {
-        return Hello::Unknown;
+    // An empty one would be no step on (RFC 8446 §5.1).
+    if length == 0 || usize::from(length) > LONGEST_HELLO {
+        return Record::Other;
     }
-    match record.take(length) {
-        Some(hello) => hello_name(Reader(hello)).map_or(Hello::Unknown, Hello::Name),
-        None => Hello::More,
-    }
+    record.take(length.into()).map_or(Record::More, |fragment| Record::Whole(fragment, record.0))
+}
+
+/// Whether the first message of a handshake is all there, or is no ClientHello.
+fn is_whole(message: &[u8]) -> bool {
+    let Some(([kind, length @ ..], rest)) = message.split_first_chunk::<MESSAGE_HEAD>() else {
+        return message.first().is_some_and(|kind| *kind != CLIENT_HELLO);
+    };
+    let [high, middle, low] = length.map(usize::from);
+    *kind != CLIENT_HELLO || rest.len() >= (high << 16) | (middle << 8) | low
 }
 
 /// `None` when it is no ClientHello.
@@ -145,6 +178,24 @@ mod tests {
         assert_eq!(server_name(&named("bad name")), Hello::Name(None));
         assert_eq!(server_name(b"GET / HTTP/1.1\r\n"), Hello::Unknown);
         assert_eq!(server_name(&[22, 3, 1, 0xff, 0xff]), Hello::Unknown);
+    }
+
+    #[test]
+    fn a_name_is_found_however_the_message_is_cut_into_records() {
+        let whole = named("db.example.com");
+        let message = &whole[5..];
+        for size in [1, 3, 7, message.len() - 1] {
+            let records: Vec<u8> = message
+                .chunks(size)
+                .flat_map(|part| [&[22, 3, 1, 0, part.len() as u8][..], part].concat())
+                .collect();
+            let name = Hello::Name(Some("db.example.com".into()));
+            assert_eq!(server_name(&records), name, "{size}");
+            assert_eq!(server_name(&records[..records.len() - 1]), Hello::More, "{size}");
+        }
+        assert_eq!(server_name(&[22, 3, 1, 0, 0, 22, 3, 1, 0, 0]), Hello::Unknown);
+        let endless = [22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff].repeat(LONGEST_HELLO / 9 + 1);
+        assert_eq!(server_name(&endless), Hello::Unknown);
     }
 
     #[test]

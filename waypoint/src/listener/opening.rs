@@ -1,8 +1,7 @@
 //! Shell: a tunnel of which the first bytes are looked at.
 //! Never: loses one of them.
-use std::{borrow::Cow, io, mem};
+use std::{io, mem};
 
-use bytes::Bytes;
 use culvert_agent::{
     hbone::{
         Tunnel,
@@ -12,7 +11,10 @@ use culvert_agent::{
     relay::{End, Source},
 };
 
-use super::TunnelStream;
+use super::{TunnelStream, hello::LONGEST_HELLO};
+
+/// Nobody looks at more first bytes than these.
+const MOST_SEEN: usize = LONGEST_HELLO;
 
 /// A tunnel, and what was read of it.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Opening {
     source: TunnelSource,
     sink: TunnelSink,
     read: Pieces,
+    /// The first bytes in one piece, as soon as they are in several.
+    seen: Vec<u8>,
 }
 
 /// What comes out of it: first what was read already.
@@ -32,7 +36,7 @@ pub struct Reread {
 impl From<Tunnel> for Opening {
     fn from(tunnel: Tunnel) -> Self {
         let (source, sink) = tunnel.split();
-        Self { source, sink, read: Pieces::new() }
+        Self { source, sink, read: Pieces::new(), seen: Vec::new() }
     }
 }
 
@@ -44,16 +48,27 @@ impl Opening {
     pub async fn more(&mut self) -> io::Result<bool> {
         let mut pieces = Pieces::new();
         let more = self.source.next(&mut pieces).await?;
+        let known = if self.seen.is_empty() { 0 } else { self.read.len() };
         self.read.append(&mut pieces);
+        if self.read.len() > 1 {
+            self.see(known);
+        }
         Ok(more)
     }
 
+    /// Adds what came after the pieces that are `known`.
+    fn see(&mut self, known: usize) {
+        for piece in self.read.range(known..) {
+            let room = MOST_SEEN.saturating_sub(self.seen.len());
+            self.seen.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
+    }
+
     /// What was read.
-    pub fn first(&self) -> Cow<'_, [u8]> {
-        match (self.read.front(), self.read.len()) {
-            (None, _) => Cow::Borrowed(&[]),
-            (Some(piece), 1) => Cow::Borrowed(piece),
-            (Some(_), _) => self.read.iter().flat_map(Bytes::as_ref).copied().collect(),
+    pub fn first(&self) -> &[u8] {
+        match self.read.front() {
+            Some(piece) if self.read.len() == 1 => piece,
+            Some(_) | None => &self.seen,
         }
     }
 

@@ -2,7 +2,7 @@
 //! Never: looks past the head.
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
     sync::{
@@ -28,7 +28,13 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-use super::TunnelStream;
+use super::{
+    TunnelStream,
+    idle::{IDLE, idle},
+    resets::Resets,
+    stream::Speaking,
+};
+use crate::outcome::LocalReply;
 
 /// The longest head of a request, bytes; a longer one is answered with 431 (Envoy's
 /// `max_request_headers_kb`). A request has at most 100 headers besides (hyper's `max_headers`).
@@ -39,8 +45,8 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STREAMS: u32 = 100;
 /// Bytes of bodies that one HTTP/2 connection may have sent us before we passed them on.
 const WINDOW: u32 = 1 << 20;
-/// Bytes of responses that wait for the window of an HTTP/2 stream.
-const MOST_UNSENT: usize = 256 << 10;
+/// Bytes of a message that wait for the window of an HTTP/2 stream.
+pub const MOST_UNSENT: usize = 64 << 10;
 /// Streams that a client may have reset before we looked at them (CVE-2023-44487).
 const MOST_RESET: usize = 20;
 /// Streams that we may have reset for a client's errors (CVE-2025-8671).
@@ -88,7 +94,7 @@ where
     B: Body + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let busy = Arc::new(AtomicBool::new(false));
+    let (speaking, busy) = (stream.speak(), Arc::new(AtomicBool::new(false)));
     let paced = Paced { stream, busy: busy.clone(), began: None, timer: None };
     let service = service_fn(|request| {
         let held = Busy::new(busy.clone());
@@ -101,12 +107,43 @@ where
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(paced), service)
         .with_upgrades();
-    let mut connection = pin!(connection);
+    let (mut connection, mut over) = (pin!(connection), pin!(over(&speaking, None)));
     tokio::select! {
         ended = &mut connection => return ended,
+        () = &mut over => return last_word(connection).await,
         () = drain.draining() => connection.as_mut().graceful_shutdown(),
     }
-    connection.await
+    tokio::select! {
+        ended = &mut connection => ended,
+        () = over => last_word(connection).await,
+    }
+}
+
+/// How a connection that is over ended, if it can say so itself.
+async fn last_word<E>(
+    mut connection: Pin<&mut impl Future<Output = Result<(), E>>>,
+) -> Result<(), E> {
+    poll_fn(|context| match connection.as_mut().poll(context) {
+        Poll::Ready(ended) => Poll::Ready(ended),
+        Poll::Pending => Poll::Ready(Ok(())),
+    })
+    .await
+}
+
+/// Waits until nobody is there any more: the tunnel is broken, or has carried nothing for long, or the
+/// client gives up what it asks for.
+async fn over(speaking: &Speaking, resets: Option<&Resets>) {
+    let too_many = async {
+        match resets {
+            Some(resets) => resets.too_many().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = speaking.broken() => {}
+        () = idle(|| speaking.moved(), IDLE) => {}
+        () = too_many => {}
+    }
 }
 
 async fn serve_http2<F, B>(
@@ -120,9 +157,14 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let (speaking, resets) = (stream.speak(), Resets::default());
     let service = service_fn(|request| {
-        let answered = answer(request);
-        async move { Ok::<_, Infallible>(answered.await) }
+        let (answered, unanswered) = (answer(request), resets.begin());
+        async move {
+            let answer = answered.await;
+            unanswered.answered();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http2::Builder::new(Owned(drain.clone()))
         .max_concurrent_streams(STREAMS)
@@ -133,12 +175,24 @@ where
         .max_pending_accept_reset_streams(MOST_RESET)
         .max_local_error_reset_streams(MOST_ERRORS)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
+    let (mut connection, mut over) = (pin!(connection), pin!(over(&speaking, Some(&resets))));
     tokio::select! {
         ended = &mut connection => return ended,
+        () = &mut over => return last_word(connection).await,
         () = drain.draining() => connection.as_mut().graceful_shutdown(),
     }
-    connection.await
+    tokio::select! {
+        ended = &mut connection => ended,
+        () = over => last_word(connection).await,
+    }
+}
+
+/// How a head that could not be read was answered.
+pub fn unread(error: &hyper::Error) -> Option<LocalReply> {
+    if error.is_parse_too_large() {
+        return Some(LocalReply::too_large());
+    }
+    error.is_parse().then(|| LocalReply::bad_request("http1.codec_error"))
 }
 
 /// Spawns what hyper wants to have run, so that it has an owner and an end.
@@ -164,7 +218,9 @@ struct Paced {
 impl Paced {
     /// Ready when the head took too long.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let began = self.began.filter(|_| !self.busy.load(Ordering::Relaxed));
+        // What was upgraded has no heads.
+        let is_head = self.stream.is_http() && !self.busy.load(Ordering::Relaxed);
+        let began = self.began.filter(|_| is_head);
         let Some(began) = began else {
             (self.began, self.timer) = (None, None);
             return Poll::Pending;

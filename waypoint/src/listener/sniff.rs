@@ -37,35 +37,56 @@ pub fn guess(bytes: &[u8]) -> Guess {
     }
 }
 
-/// Whether they begin with a request line (RFC 9112 §3); empty lines before it are allowed (§2.2).
+/// Whether they begin with a request line (RFC 9112 §3); empty lines before it are allowed (§2.2). It is
+/// taken for one by more than an application might: a rule is not evaded by how a line is written.
 fn http1(bytes: &[u8]) -> Guess {
     let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    let bytes = &bytes[empty..];
-    let method = bytes.iter().take_while(|byte| is_token(**byte)).count();
-    if method > LONGEST_METHOD || empty > LONGEST_METHOD {
-        return Guess::Opaque;
-    }
-    match bytes.get(method) {
+    let line = bytes.get(empty..).unwrap_or_default();
+    let method = line.iter().take_while(|byte| is_token(**byte)).count();
+    match line.get(method) {
+        _ if method > LONGEST_METHOD => Guess::Opaque,
         None if bytes.len() < MOST_SNIFFED => Guess::More,
-        Some(b' ') if method > 0 => request_line(bytes),
-        Some(_) | None => Guess::Opaque,
+        Some(b' ' | b'\t') if method > 0 => request_line(line, bytes.len() >= MOST_SNIFFED),
+        // Nothing but the beginning of a request is that long and says so little.
+        None => Guess::Http1,
+        Some(_) => Guess::Opaque,
     }
 }
 
-fn request_line(bytes: &[u8]) -> Guess {
+fn request_line(bytes: &[u8], is_all: bool) -> Guess {
     let line = bytes.iter().position(|byte| *byte == b'\n').map(|end| &bytes[..end]);
     match line {
-        Some(line) if has_version(line) => Guess::Http1,
+        Some(line) if is_request(line) => Guess::Http1,
         Some(_) => Guess::Opaque,
-        None if bytes.len() >= MOST_SNIFFED => Guess::Http1,
+        None if is_all => Guess::Http1,
         None => Guess::More,
     }
 }
 
-fn has_version(line: &[u8]) -> bool {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let last = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    last.starts_with(b"HTTP/1.")
+/// A line that ends in a version, or asks for a path without one, as HTTP/0.9 did.
+fn is_request(line: &[u8]) -> bool {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
+    let mut words = line.split(blank).filter(|word| !word.is_empty());
+    let (Some(method), Some(target)) = (words.next(), words.next()) else { return false };
+    let is_loud = !method.iter().any(u8::is_ascii_lowercase);
+    let is_place = target.starts_with(b"/") || target.starts_with(b"http");
+    words.next_back().is_some_and(|last| last.starts_with(b"HTTP/")) || (is_loud && is_place)
+}
+
+/// Whether the first bytes of a server are those of HTTP: a status line, or the settings that begin
+/// HTTP/2 (RFC 9113 §3.4). `None` when that cannot be said yet.
+pub fn is_http_server(bytes: &[u8]) -> Option<bool> {
+    const STATUS: &[u8] = b"HTTP/1.";
+    const SETTINGS: u8 = 4;
+    match bytes {
+        _ if bytes.starts_with(STATUS) => Some(true),
+        _ if STATUS.starts_with(bytes) => None,
+        // Length, kind, flags, and stream 0.
+        [0, _, length, SETTINGS, 0, 0, 0, 0, 0, ..] => Some(length % 6 == 0),
+        [0] | [0, _] | [0, _, _] | [0, _, _, SETTINGS] => None,
+        [0, _, _, SETTINGS, rest @ ..] if rest.len() < 5 && rest.iter().all(|b| *b == 0) => None,
+        _ => Some(false),
+    }
 }
 
 /// RFC 9110 §5.6.2.
@@ -95,12 +116,37 @@ mod tests {
             (b"\x16", Guess::More),
             (b"\x16\x03\x01\x02\x00", Guess::Tls),
             (b"\x16\x09\x01", Guess::Opaque),
+            (b"GET /x HTTP/1.1 \r\n", Guess::Http1),
+            (b"GET /x HTTP/1.1\t\r\n", Guess::Http1),
+            (b"GET\t/x\tHTTP/1.1\r\n", Guess::Http1),
+            (b"GET /x\r\n", Guess::Http1),
+            (&[b"\r\n".repeat(13).as_slice(), b"GET /x HTTP/1.1\r\n"].concat(), Guess::Http1),
+            (&[b"\r\n".repeat(1000).as_slice(), b"GET /x HTTP/1.1\r\n"].concat(), Guess::Http1),
+            (&b"\r\n".repeat(MOST_SNIFFED), Guess::Http1),
+            (b"get /key\r\n", Guess::Opaque),
             (b"SET key value\r\n", Guess::Opaque),
             (b"PING\r\n", Guess::Opaque),
             (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Guess::Opaque),
             (b"abcdefghijklmnopqrstuvwxyzabcdef", Guess::Opaque),
         ] {
             assert_eq!(guess(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_server_that_speaks_first_may_speak_http() {
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        for (bytes, expected) in [
+            (settings.as_slice(), Some(true)),
+            (&settings[..8], None),
+            (&[0, 0, 7, 4, 0, 0, 0, 0, 0], Some(false)),
+            (b"HTTP/1.1 408 Request Timeout\r\n", Some(true)),
+            (b"HTT", None),
+            (b"220 mail\r\n", Some(false)),
+            (b"J\0\0\0\n8.0.0", Some(false)),
+            (&[0, 0, 0, 1], Some(false)),
+        ] {
+            assert_eq!(is_http_server(bytes), expected, "{bytes:?}");
         }
     }
 }

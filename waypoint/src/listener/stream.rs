@@ -4,6 +4,10 @@ use std::{
     future::Future,
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,7 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use culvert_agent::hbone::{
     Tunnel,
     http2::Pieces,
-    tunnel::{TunnelSink, TunnelSource},
+    tunnel::{TunnelSink, TunnelSource, TunnelWatch},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -36,6 +40,42 @@ pub struct TunnelStream {
     /// We have.
     finished: bool,
     linger: Option<Pin<Box<Sleep>>>,
+    seen: Arc<Seen>,
+}
+
+/// What is seen of a stream from outside.
+#[derive(Debug, Default)]
+struct Seen {
+    /// HTTP is spoken on it.
+    is_http: AtomicBool,
+    /// Bytes that were read and written.
+    moved: AtomicU64,
+}
+
+/// HTTP is spoken on a stream as long as this is held: its last end is one of both directions. Without
+/// it, an end of ours is that of one direction, and the other goes on.
+#[derive(Debug)]
+pub struct Speaking {
+    seen: Arc<Seen>,
+    watch: TunnelWatch,
+}
+
+impl Speaking {
+    /// Waits until the stream breaks; only the task that reads it may.
+    pub async fn broken(&self) {
+        self.watch.broken().await;
+    }
+
+    /// Bytes that were read and written so far.
+    pub fn moved(&self) -> u64 {
+        self.seen.moved.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Speaking {
+    fn drop(&mut self) {
+        self.seen.is_http.store(false, Ordering::Relaxed);
+    }
 }
 
 impl From<Tunnel> for TunnelStream {
@@ -56,7 +96,23 @@ impl TunnelStream {
             received_all: false,
             finished: false,
             linger: None,
+            seen: Arc::default(),
         }
+    }
+
+    /// From here on HTTP is spoken on it.
+    pub fn speak(&self) -> Speaking {
+        self.seen.is_http.store(true, Ordering::Relaxed);
+        Speaking { seen: self.seen.clone(), watch: self.source.watch() }
+    }
+
+    /// Whether HTTP is spoken on it.
+    pub(super) fn is_http(&self) -> bool {
+        self.seen.is_http.load(Ordering::Relaxed)
+    }
+
+    fn moves(&self, bytes: usize) {
+        self.seen.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -68,6 +124,7 @@ impl TunnelStream {
 
     fn add(&mut self, context: &mut Context<'_>, bytes: Bytes) -> Poll<io::Result<usize>> {
         let length = bytes.len();
+        self.moves(length);
         self.outbox.push_back(bytes);
         match self.poll_sent(context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -122,6 +179,7 @@ impl AsyncRead for TunnelStream {
             this.inbox.pop_front();
         }
         this.source.release(taken);
+        this.moves(taken);
         Poll::Ready(Ok(()))
     }
 }
@@ -165,6 +223,10 @@ impl AsyncWrite for TunnelStream {
             ready!(self.poll_sent(context))?;
             self.sink.finish()?;
             self.finished = true;
+        }
+        // After an upgrade the peer may have more to say, and somebody who hears it.
+        if !self.is_http() {
+            return Poll::Ready(Ok(()));
         }
         self.poll_end(context).map(Ok)
     }

@@ -2,7 +2,7 @@
 //! and what changes of them → what changes of those, in time for the change.
 //! Never: half of a change: what comes out is whole.
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -54,7 +54,7 @@ pub struct Waypoint {
     /// Its namespace.
     pub namespace: String,
     /// What services call it.
-    pub destinations: Vec<WaypointDestination>,
+    pub destinations: HashSet<WaypointDestination>,
 }
 
 /// What comes of all objects.
@@ -85,6 +85,18 @@ pub struct Compiler {
     /// What is wrong with the routes of a service.
     problems: BTreeMap<Arc<str>, Vec<Problem>>,
     begun: bool,
+    /// Others may call the waypoint theirs than in the last table.
+    renamed: bool,
+}
+
+/// What is wrong with the routes of services, beyond what each object says by itself.
+pub fn problems(folder: &Folder, snapshot: &Snapshot, settings: &Settings) -> Vec<Problem> {
+    let mut compiler = Compiler::new(settings.clone());
+    compiler.apply(folder, &Changes::default(), snapshot);
+    let mut problems: Vec<_> = compiler.problems.into_values().flatten().collect();
+    problems.sort_by(|a, b| (&a.origin, &a.text).cmp(&(&b.origin, &b.text)));
+    problems.dedup();
+    problems
 }
 
 impl Compiler {
@@ -101,6 +113,17 @@ impl Compiler {
             named: HashMap::new(),
             problems: BTreeMap::new(),
             begun: false,
+            renamed: false,
+        }
+    }
+
+    /// The waypoint is called so from now on. Objects stay as they are, with their last good versions.
+    pub fn set_names(&mut self, names: HashSet<WaypointDestination>) {
+        if let Some(waypoint) = &mut self.settings.waypoint
+            && waypoint.destinations != names
+        {
+            waypoint.destinations = names;
+            self.renamed = true;
         }
     }
 
@@ -135,6 +158,9 @@ impl Compiler {
             }
         }
         self.snapshot = snapshot.clone();
+        if std::mem::take(&mut self.renamed) {
+            routed.extend(self.snapshot.services().map(|service| service.hostname.clone()));
+        }
         called.extend(touched.called.iter().flat_map(|pattern| self.hosts(pattern)));
         routed.extend(touched.routed.iter().flat_map(|pattern| self.hosts(pattern)));
         for host in called {
@@ -192,7 +218,8 @@ impl Compiler {
         !same
     }
 
-    /// What DestinationRules say of a service; `None` when none does.
+    /// What DestinationRules say of a service; `None` when none does. One that is to be called with the TLS
+    /// of a BackendTLSPolicy is not called.
     fn service(&self, service: &Service) -> Option<ServiceBackends> {
         let asked = Asked {
             host: &service.hostname,
@@ -212,7 +239,10 @@ impl Compiler {
                 (&held.spec, name)
             })
             .collect();
-        (!rules.is_empty()).then(|| policy::service(&rules))
+        match self.objects.asks_for_tls(&service.hostname) {
+            true => Some(policy::refused(&rules)),
+            false => (!rules.is_empty()).then(|| policy::service(&rules)),
+        }
     }
 
     /// The namespace that a service is seen from.

@@ -1,20 +1,13 @@
 //! Pure: `match` blocks of VirtualServices → conditions.
 //! Never: ports and gateways, which are decided when a table is compiled.
-use http::HeaderName;
-
 use super::virtual_service::{HttpMatch, StringMatch};
-use crate::routing::{ClientMatch, HeaderMatch, Match, PathMatch, QueryMatch, Regex, TextMatch};
-
-/// Names among headers that mean fields of their own, and are no headers.
-const FIELDS: [&str; 4] = ["uri", "scheme", "method", "authority"];
+use crate::routing::{ClientMatch, Field, HeaderMatch, Match, PathMatch, QueryMatch, TextMatch};
 
 /// The conditions of a block; `None` when one of them cannot be met.
 pub(super) fn conditions(block: &HttpMatch) -> Option<Match> {
     let all = |texts: &std::collections::BTreeMap<String, StringMatch>| {
-        let headers = texts.iter().filter(|(name, _)| !FIELDS.contains(&name.as_str()));
-        headers.map(|(name, value)| header(name, value)).collect::<Option<Vec<_>>>()
+        texts.iter().map(|(name, value)| header(name, value)).collect::<Option<Vec<_>>>()
     };
-    let pseudo = |name: &str| block.headers.get(name);
     let query = |(name, value): (&String, &StringMatch)| {
         let value = match value.exact.as_deref() {
             // There is no other way to ask for a parameter that is there.
@@ -25,11 +18,11 @@ pub(super) fn conditions(block: &HttpMatch) -> Option<Match> {
     };
     Some(Match {
         uri: optional(block.uri.as_ref(), |uri| path(uri, block.ignore_uri_case))?.flatten(),
-        scheme: optional(block.scheme.as_ref().or(pseudo(":scheme")), text)?,
-        method: optional(block.method.as_ref().or(pseudo(":method")), text)?,
-        authority: optional(block.authority.as_ref().or(pseudo(":authority")), text)?,
-        headers: all(&block.headers)?.into_iter().flatten().collect(),
-        without_headers: all(&block.without_headers)?.into_iter().flatten().collect(),
+        scheme: optional(block.scheme.as_ref(), text)?,
+        method: optional(block.method.as_ref(), text)?,
+        authority: optional(block.authority.as_ref(), text)?,
+        headers: all(&block.headers)?,
+        without_headers: all(&block.without_headers)?,
         query_params: block.query_params.iter().map(query).collect::<Option<_>>()?,
         client: client(&block.source_labels, &block.source_namespace),
     })
@@ -57,16 +50,11 @@ fn path(uri: &StringMatch, ignore_case: bool) -> Option<Option<PathMatch>> {
         return Some(Some(PathMatch::Prefix { prefix: prefix.as_str().into(), ignore_case }));
     }
     let Some(regex) = &uri.regex else { return Some(None) };
-    Regex::new(regex).ok().map(PathMatch::Regex).map(Some)
+    regex.regex().ok().map(PathMatch::Regex).map(Some)
 }
 
-/// The inner `None` is a pseudo-header, which is no header.
-fn header(name: &str, value: &StringMatch) -> Option<Option<HeaderMatch>> {
-    if name.starts_with(':') {
-        return Some(None);
-    }
-    let name = HeaderName::try_from(name).ok()?;
-    Some(Some(HeaderMatch { name, value: text(value)? }))
+fn header(name: &str, value: &StringMatch) -> Option<HeaderMatch> {
+    Some(HeaderMatch { name: Field::named(name)?, value: text(value)? })
 }
 
 /// A condition on a text; without a field, or as the expression `*`, that it is there.
@@ -77,8 +65,8 @@ pub(super) fn text(value: &StringMatch) -> Option<TextMatch> {
     if let Some(prefix) = &value.prefix {
         return Some(TextMatch::Prefix(prefix.as_str().into()));
     }
-    match value.regex.as_deref() {
-        None | Some("*") => Some(TextMatch::Present),
-        Some(regex) => Regex::new(regex).ok().map(TextMatch::Regex),
+    match &value.regex {
+        Some(regex) if regex.as_str() != "*" => regex.regex().ok().map(TextMatch::Regex),
+        Some(_) | None => Some(TextMatch::Present),
     }
 }

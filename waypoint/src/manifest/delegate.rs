@@ -117,7 +117,8 @@ fn below(root: &StringMatch, leaf: &StringMatch) -> bool {
     fn given(text: &Option<String>) -> Option<&str> {
         text.as_deref().filter(|text| !text.is_empty())
     }
-    if given(&root.regex).is_some() || given(&leaf.regex).is_some() {
+    let asks = |of: &StringMatch| of.regex.as_ref().is_some_and(|regex| !regex.as_str().is_empty());
+    if asks(root) || asks(leaf) {
         return false;
     }
     match (given(&root.exact), given(&root.prefix)) {

@@ -15,6 +15,9 @@ pub(crate) struct DestinationRule {
     pub(crate) subsets: Vec<Subset>,
     pub(crate) export_to: Vec<String>,
     pub(crate) workload_selector: Option<WorkloadSelector>,
+    /// It stands for one that is refused and was never good: nobody knows how its host is called.
+    #[serde(skip)]
+    pub(crate) refused: bool,
 }
 
 /// Which clients a rule is for.

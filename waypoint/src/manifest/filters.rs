@@ -138,7 +138,7 @@ pub(super) fn cors(filters: &[Filter]) -> Option<Option<Cors>> {
 
 fn policy(spec: &CorsFilter) -> Option<Cors> {
     Some(Cors {
-        origins: spec.allow_origins.iter().map(|text| origin(text)).collect::<Option<_>>()?,
+        origins: origins(spec)?,
         methods: allow_list(&spec.allow_methods)?,
         headers: allow_list(&spec.allow_headers)?,
         expose: joined(&spec.expose_headers)?,
@@ -148,8 +148,14 @@ fn policy(spec: &CorsFilter) -> Option<Cors> {
     })
 }
 
+/// Who may call; `None` when one of them makes no sense.
+pub(super) fn origins(spec: &CorsFilter) -> Option<Vec<TextMatch>> {
+    let all = || spec.allow_origins.iter().map(|text| origin(text)).collect();
+    spec.origins.get_or_init(all).clone()
+}
+
 /// `*` stands for anything.
-pub(super) fn origin(text: &str) -> Option<TextMatch> {
+fn origin(text: &str) -> Option<TextMatch> {
     if text == "*" {
         return Some(TextMatch::Present);
     }

@@ -35,7 +35,10 @@ pub enum What {
     },
 }
 
-/// What is found in one object, in order.
+/// How much is said about one object: whoever mends that much looks again.
+const MOST: usize = 100;
+
+/// What is found in one object, in order: the first of it, and whether anything makes it invalid.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Findings(pub(crate) Vec<Finding>);
 
@@ -52,6 +55,11 @@ impl Findings {
 
     /// Notes a finding.
     pub(crate) fn add(&mut self, pointer: &str, what: What) {
+        let invalid = |what: &What| matches!(what, What::Invalid(_));
+        let decides = invalid(&what) && !self.0.iter().any(|finding| invalid(&finding.what));
+        if self.0.len() >= MOST && !decides {
+            return;
+        }
         self.0.push(Finding { pointer: pointer.to_owned(), what });
     }
 

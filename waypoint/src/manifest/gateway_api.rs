@@ -1,9 +1,12 @@
 //! Pure: routes and grants of the Gateway API as they are written (`gateway.networking.k8s.io`, `apis/v1`).
 //! Never: what a field means (see `mesh_route`).
+use std::sync::OnceLock;
+
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::time::Time;
+use super::{expression::Expression, time::Time};
+use crate::routing::{Regex, TextMatch};
 
 /// A route of any kind.
 #[derive(Clone, Debug)]
@@ -22,6 +25,18 @@ impl Route {
             Self::Grpc(route) => &route.parent_refs,
             Self::Tcp(route) => &route.parent_refs,
             Self::Tls(route) => &route.parent_refs,
+        }
+    }
+}
+
+impl Route {
+    /// How many rules it has.
+    pub(super) fn count_rules(&self) -> usize {
+        match self {
+            Self::Http(route) => route.rules.len(),
+            Self::Grpc(route) => route.rules.len(),
+            Self::Tcp(route) => route.rules.len(),
+            Self::Tls(route) => route.rules.len(),
         }
     }
 }
@@ -125,7 +140,7 @@ pub(super) struct HttpMatch {
 pub(super) struct PathMatch {
     #[serde(rename = "type")]
     pub(super) kind: PathKind,
-    pub(super) value: Option<String>,
+    pub(super) value: Option<Expression>,
 }
 
 /// What a condition on a path compares.
@@ -143,7 +158,7 @@ pub(super) struct NamedMatch {
     #[serde(rename = "type", default)]
     pub(super) kind: TextKind,
     pub(super) name: String,
-    pub(super) value: String,
+    pub(super) value: Expression,
 }
 
 /// What a condition on a text compares.
@@ -170,6 +185,9 @@ pub(super) struct MethodMatch {
     pub(super) kind: TextKind,
     pub(super) service: Option<String>,
     pub(super) method: Option<String>,
+    /// What both mean, compiled once for all the rules that come of it.
+    #[serde(skip)]
+    pub(super) path: OnceLock<Option<Regex>>,
 }
 
 /// A change of requests or responses.
@@ -268,6 +286,9 @@ pub(super) struct CorsFilter {
     pub(super) allow_headers: Vec<String>,
     pub(super) expose_headers: Vec<String>,
     pub(super) max_age: Option<u64>,
+    /// What the origins mean, compiled once for all the rules that come of it.
+    #[serde(skip)]
+    pub(super) origins: OnceLock<Option<Vec<TextMatch>>>,
 }
 
 /// A weighted destination.
@@ -306,6 +327,29 @@ pub(super) struct Retry {
 pub(super) struct Grant {
     pub(super) from: Vec<GrantFrom>,
     pub(super) to: Vec<GrantTo>,
+}
+
+/// The spec of a BackendTLSPolicy, as far as anybody looks: whom it is for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct TlsPolicy {
+    pub(super) target_refs: Vec<TlsTarget>,
+    #[serde(rename = "validation")]
+    pub(super) _validation: Value,
+    #[serde(rename = "options")]
+    pub(super) _options: Value,
+}
+
+/// A target of a BackendTLSPolicy, in its own namespace.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct TlsTarget {
+    pub(super) kind: String,
+    pub(super) name: String,
+    #[serde(rename = "group", default)]
+    pub(super) _group: Value,
+    #[serde(rename = "sectionName", default)]
+    pub(super) _section_name: Value,
 }
 
 /// Objects that may refer.

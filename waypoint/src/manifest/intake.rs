@@ -5,7 +5,7 @@ use culvert_agent::{discovery::Service, manifest::Declared};
 use super::{
     destination_rule::DestinationRule,
     finding::{Finding, Findings},
-    gateway_api::{Grant, ParentRef, Route},
+    gateway_api::{Grant, ParentRef, Route, TlsPolicy},
     host::full,
     read, validate,
     virtual_service::{Destination, RouteDestination, VirtualService},
@@ -18,6 +18,8 @@ pub(super) enum Object {
     /// With the hosts of its parents.
     Route(Box<Route>, Vec<String>),
     Grant(Grant),
+    /// With the hosts of its targets.
+    Tls(Vec<String>),
 }
 
 /// Everything that is wrong with an object by itself.
@@ -58,18 +60,32 @@ pub(super) fn object(declared: &Declared, domain: &str, findings: &mut Findings)
             route(Route::Tls(read::spec(declared, findings)?), namespace, domain, findings)
         }
         "ReferenceGrant" => Some(Object::Grant(read::spec(declared, findings)?)),
+        "BackendTLSPolicy" => {
+            let policy: TlsPolicy = read::spec(declared, findings)?;
+            findings.discouraged(
+                "/spec",
+                "BackendTLSPolicies are not obeyed: nothing goes to its targets",
+            );
+            Some(Object::Tls(tls_hosts(&policy, namespace, domain)))
+        }
         _ => None,
     }
 }
 
 fn route(route: Route, namespace: &str, domain: &str, findings: &mut Findings) -> Option<Object> {
     validate::route(&route, findings);
+    let hosts = parent_hosts(&route, namespace, domain);
+    Some(Object::Route(route.into(), hosts))
+}
+
+/// The keys under which a route is found, each once.
+pub(super) fn parent_hosts(route: &Route, namespace: &str, domain: &str) -> Vec<String> {
     let parents =
         route.parents().iter().filter_map(|parent| parent_host(parent, namespace, domain));
     let mut hosts: Vec<_> = parents.collect();
     hosts.sort();
     hosts.dedup();
-    Some(Object::Route(route.into(), hosts))
+    hosts
 }
 
 /// The key under which routes of a parent are found: the host of a Service, or the name of a
@@ -83,6 +99,12 @@ fn parent_host(parent: &ParentRef, namespace: &str, domain: &str) -> Option<Stri
         (Some("networking.istio.io"), Some("ServiceEntry")) => Some(entry(home, &parent.name)),
         _ => None,
     }
+}
+
+/// The hosts of the Services that a BackendTLSPolicy is for.
+fn tls_hosts(policy: &TlsPolicy, namespace: &str, domain: &str) -> Vec<String> {
+    let services = policy.target_refs.iter().filter(|target| target.kind == "Service");
+    services.map(|target| format!("{}.{namespace}.svc.{domain}", target.name)).collect()
 }
 
 /// How a ServiceEntry is written among hosts.

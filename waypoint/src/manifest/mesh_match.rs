@@ -2,10 +2,11 @@
 //! Never: their order (see `mesh_route`).
 use std::sync::Arc;
 
-use http::HeaderName;
-
-use super::gateway_api::{GrpcMatch, HttpMatch, MethodMatch, NamedMatch, PathKind, TextKind};
-use crate::routing::{HeaderMatch, Match, PathMatch, QueryMatch, Regex, TextMatch};
+use super::{
+    expression::Expression,
+    gateway_api::{GrpcMatch, HttpMatch, MethodMatch, NamedMatch, PathKind, TextKind},
+};
+use crate::routing::{Field, HeaderMatch, Match, PathMatch, QueryMatch, Regex, TextMatch};
 
 /// Conditions on a request, and the path whose place `ReplacePrefixMatch` takes.
 #[derive(Clone, Debug)]
@@ -25,15 +26,18 @@ pub(super) fn http(block: &HttpMatch) -> Option<Conditions> {
     let (kind, value) = block
         .path
         .as_ref()
-        .map_or((PathKind::PathPrefix, None), |path| (path.kind, path.value.as_deref()));
-    let value = value.unwrap_or("/");
+        .map_or((PathKind::PathPrefix, None), |path| (path.kind, path.value.as_ref()));
+    let said = value.map_or("/", Expression::as_str);
     let mut from: Arc<str> = "/".into();
     let uri = match kind {
-        PathKind::Exact => Some(PathMatch::Exact { path: value.into(), ignore_case: false }),
-        PathKind::RegularExpression => Some(PathMatch::Regex(Regex::new(value).ok()?)),
+        PathKind::Exact => Some(PathMatch::Exact { path: said.into(), ignore_case: false }),
+        PathKind::RegularExpression => {
+            let regex = value.map_or_else(|| Regex::new(said), Expression::regex);
+            Some(PathMatch::Regex(regex.ok()?))
+        }
         PathKind::PathPrefix => {
             // A slash at the end says nothing.
-            let prefix = value.trim_end_matches('/');
+            let prefix = said.trim_end_matches('/');
             if !prefix.is_empty() {
                 from = Arc::from(prefix);
             }
@@ -85,13 +89,13 @@ fn called(method: &MethodMatch) -> Option<Option<PathMatch>> {
             format!("/(?:{})/(?:{})", service.unwrap_or_else(any), method.unwrap_or_else(any))
         }
     };
-    Regex::new(&path).ok().map(PathMatch::Regex).map(Some)
+    let compiled = method.path.get_or_init(|| Regex::new(&path).ok());
+    compiled.clone().map(PathMatch::Regex).map(Some)
 }
 
 fn headers(all: &[NamedMatch]) -> Option<Vec<HeaderMatch>> {
-    let header = |one: &&NamedMatch| {
-        Some(HeaderMatch { name: HeaderName::try_from(&one.name).ok()?, value: text(one)? })
-    };
+    let header =
+        |one: &&NamedMatch| Some(HeaderMatch { name: Field::named(&one.name)?, value: text(one)? });
     first_of_each(all, str::to_ascii_lowercase).iter().map(header).collect()
 }
 
@@ -110,6 +114,6 @@ fn first_of_each(all: &[NamedMatch], key: impl Fn(&str) -> String) -> Vec<&Named
 fn text(one: &NamedMatch) -> Option<TextMatch> {
     match one.kind {
         TextKind::Exact => Some(TextMatch::Exact(one.value.as_str().into())),
-        TextKind::RegularExpression => Regex::new(&one.value).ok().map(TextMatch::Regex),
+        TextKind::RegularExpression => one.value.regex().ok().map(TextMatch::Regex),
     }
 }

@@ -2,21 +2,23 @@
 //! Never: Gateways of the edge; only routes that have the service for a parent.
 use std::{cmp::Reverse, sync::Arc};
 
-use culvert_agent::discovery::Service;
+use culvert_agent::{discovery::Service, origin::Problem};
 
 use super::{
+    budget::{Budget, FULL, Size},
     filters,
     gateway_api::{BackendRef, BytesRule, GrpcRule, HttpRule, ParentRef, Route},
     grant::{Backends, Referrer},
     mesh_match,
-    objects::Held,
+    objects::{Held, place},
+    rules::closed,
     select::{Order, source},
     targets::Targets,
     visibility::Seen,
 };
 use crate::routing::{
-    Action, ClientMatch, Destination, Destinations, Forward, HeaderEdits, Kind, Match, Rule,
-    TcpRule, TlsRule,
+    Action, ClientMatch, Destination, Destinations, Forward, HeaderEdits, Kind, Match, Missing,
+    Rule, Target, TcpRule, TlsRule,
 };
 
 /// What places a rule among others: routes of the client's own namespace first, then the more
@@ -28,12 +30,14 @@ type Place = (bool, Reverse<crate::routing::Precedence>, (String, String), usize
 pub(super) struct MeshRoutes {
     /// Rules for requests, in order.
     pub(super) http: Vec<Rule>,
-    /// Where they come among VirtualServices.
+    /// Where they come among VirtualServices; `None` when all are consumers', which come last.
     pub(super) order: Option<Order>,
     /// Rules for connections with a ClientHello, in order.
     pub(super) tls: Vec<TlsRule>,
     /// Rules for other connections, in order.
     pub(super) tcp: Vec<TcpRule>,
+    /// What is wrong with them.
+    pub(super) problems: Vec<Problem>,
 }
 
 /// A service port, and the waypoint's namespace.
@@ -57,46 +61,24 @@ pub(super) fn rules(
     let mut http = Vec::new();
     let mut routes: Vec<_> = routes.iter().filter(|held| is_parent(held, at)).collect();
     routes.sort_by_key(|held| age(held));
+    // What consumers write takes no room from the service's own.
+    let (mut own, mut theirs) = (Budget::of(1), Budget::of(1));
     for held in routes {
         let consumer = consumer(held, at);
+        let budget = if consumer.namespace.is_some() { &mut theirs } else { &mut own };
+        let count = held.spec.count_rules();
+        let fit = (0..count).take_while(|index| budget.take(size(held, *index))).count();
         let mut maker = Maker { held, grants, targets };
-        match &held.spec {
-            Route::Http(route) => {
-                for (index, rule) in route.rules.iter().enumerate() {
-                    http.extend(maker.http(index, rule, &consumer));
-                }
-                note_order(&mut made.order, held, at);
-            }
-            Route::Grpc(route) => {
-                for (index, rule) in route.rules.iter().enumerate() {
-                    http.extend(maker.grpc(index, rule, &consumer));
-                }
-                note_order(&mut made.order, held, at);
-            }
-            Route::Tls(route) => {
-                // One rule for each name, so that the narrower ones come first.
-                let names =
-                    route.hostnames.iter().map(|name| vec![name.to_ascii_lowercase().into()]);
-                let names: Vec<_> =
-                    names.chain(route.hostnames.is_empty().then(Vec::new)).collect();
-                for (index, rule) in route.rules.iter().enumerate() {
-                    let source = maker.source(Kind::TlsRoute, index, None);
-                    let destinations = maker.bytes(rule);
-                    made.tls.extend(names.iter().map(|sni| TlsRule {
-                        source: Some(source.clone()),
-                        sni: sni.clone(),
-                        client: consumer.clone(),
-                        destinations: destinations.clone(),
-                    }));
-                }
-            }
-            Route::Tcp(route) => {
-                for (index, rule) in route.rules.iter().enumerate() {
-                    let source = Some(maker.source(Kind::TcpRoute, index, None));
-                    let (client, destinations) = (consumer.clone(), maker.bytes(rule));
-                    made.tcp.push(TcpRule { source, client, destinations });
-                }
-            }
+        maker.add((fit, &consumer), &mut http, &mut made);
+        if fit < count {
+            let (kind, namespace, name) = &held.name;
+            let origin = place(held, &format!("/spec/rules/{fit}"));
+            made.problems
+                .push(Problem { origin, text: format!("{kind} {namespace}/{name}: {FULL}") });
+            maker.add_closed((fit, &consumer), &mut http, &mut made);
+        }
+        if matches!(held.spec, Route::Http(_) | Route::Grpc(_)) {
+            note_order(&mut made.order, held, at);
         }
     }
     // Stable: rules of one route, and blocks of one rule, stay as they are written.
@@ -113,7 +95,20 @@ fn age(held: &Held<Route>) -> (String, String) {
     (held.declared.metadata.creation_timestamp.clone(), format!("{namespace}/{name}"))
 }
 
+/// What one of its rules comes to; one of a TLSRoute is one for each name.
+fn size(held: &Held<Route>, index: usize) -> Size {
+    let size = Size::of(held.declared.object.pointer(&format!("/spec/rules/{index}")));
+    match &held.spec {
+        Route::Tls(route) => size.times(route.hostnames.len()),
+        Route::Http(_) | Route::Grpc(_) | Route::Tcp(_) => size,
+    }
+}
+
+/// What a consumer writes moves nobody else's rules.
 fn note_order(order: &mut Option<Order>, held: &Held<Route>, at: At<'_>) {
+    if consumer(held, at).namespace.is_some() {
+        return;
+    }
     let (_, namespace, name) = &held.name;
     let created = held.declared.metadata.creation_timestamp.clone();
     let far = namespace != at.waypoint;
@@ -142,6 +137,13 @@ fn consumer(held: &Held<Route>, at: At<'_>) -> ClientMatch {
     ClientMatch { namespace: foreign.then(|| home.into()), ..ClientMatch::default() }
 }
 
+/// What a rule does with requests that are like its conditions.
+struct Does {
+    headers: HeaderEdits,
+    cors: Option<crate::routing::Cors>,
+    action: Action,
+}
+
 struct Maker<'m, 'a> {
     held: &'m Held<Route>,
     grants: &'m Backends<'m>,
@@ -149,6 +151,82 @@ struct Maker<'m, 'a> {
 }
 
 impl Maker<'_, '_> {
+    /// The first so many of its rules.
+    fn add(
+        &mut self,
+        (fit, consumer): (usize, &ClientMatch),
+        http: &mut Vec<(Place, Rule)>,
+        made: &mut MeshRoutes,
+    ) {
+        match &self.held.spec {
+            Route::Http(route) => {
+                for (index, rule) in route.rules.iter().enumerate().take(fit) {
+                    http.extend(self.http(index, rule, consumer));
+                }
+            }
+            Route::Grpc(route) => {
+                for (index, rule) in route.rules.iter().enumerate().take(fit) {
+                    http.extend(self.grpc(index, rule, consumer));
+                }
+            }
+            Route::Tls(route) => {
+                // One rule for each name, so that the narrower ones come first.
+                let names =
+                    route.hostnames.iter().map(|name| vec![name.to_ascii_lowercase().into()]);
+                let names: Vec<_> =
+                    names.chain(route.hostnames.is_empty().then(Vec::new)).collect();
+                for (index, rule) in route.rules.iter().enumerate().take(fit) {
+                    let source = self.source(Kind::TlsRoute, index, None);
+                    let destinations = self.bytes(rule);
+                    made.tls.extend(names.iter().map(|sni| TlsRule {
+                        source: Some(source.clone()),
+                        sni: sni.clone(),
+                        client: consumer.clone(),
+                        destinations: destinations.clone(),
+                    }));
+                }
+            }
+            Route::Tcp(route) => {
+                for (index, rule) in route.rules.iter().enumerate().take(fit) {
+                    let source = Some(self.source(Kind::TcpRoute, index, None));
+                    let (client, destinations) = (consumer.clone(), self.bytes(rule));
+                    made.tcp.push(TcpRule { source, client, destinations });
+                }
+            }
+        }
+    }
+
+    /// In place of the rules for which there is no room: nothing passes.
+    fn add_closed(
+        &mut self,
+        (index, consumer): (usize, &ClientMatch),
+        http: &mut Vec<(Place, Rule)>,
+        made: &mut MeshRoutes,
+    ) {
+        let client = consumer.clone();
+        match &self.held.spec {
+            Route::Http(_) | Route::Grpc(_) => {
+                let http_route = matches!(self.held.spec, Route::Http(_));
+                let kind = if http_route { Kind::HttpRoute } else { Kind::GrpcRoute };
+                let source = self.source(kind, index, None);
+                let (_, rule) = self.rule((index, ""), (Match::default(), consumer), None, source);
+                let nothing = Match { client, ..Match::default() };
+                let producer = nothing.client.namespace.is_none();
+                let last = (producer, Reverse(nothing.precedence(true)), age(self.held), index);
+                http.push((last, rule));
+            }
+            Route::Tls(_) => {
+                let source = Some(self.source(Kind::TlsRoute, index, None));
+                let (sni, destinations) = (Vec::new(), Destinations::default());
+                made.tls.push(TlsRule { source, sni, client, destinations });
+            }
+            Route::Tcp(_) => {
+                let source = Some(self.source(Kind::TcpRoute, index, None));
+                made.tcp.push(TcpRule { source, client, ..TcpRule::closed() });
+            }
+        }
+    }
+
     fn source(&self, kind: Kind, rule: usize, block: Option<usize>) -> Arc<crate::routing::Source> {
         let (field, pointer) = match block {
             Some(block) => (
@@ -162,7 +240,8 @@ impl Maker<'_, '_> {
 
     fn place(&self, matches: &Match, rule: usize) -> Place {
         let producer = matches.client.namespace.is_none();
-        (producer, Reverse(matches.precedence()), age(self.held), rule)
+        let calls = matches!(self.held.spec, Route::Grpc(_));
+        (producer, Reverse(matches.precedence(calls)), age(self.held), rule)
     }
 
     fn name(&self, name: Option<&String>, rule: usize) -> String {
@@ -185,26 +264,27 @@ impl Maker<'_, '_> {
         };
         let destinations = self.destinations(&rule.backend_refs);
         let name = self.name(rule.name.as_ref(), index);
-        let made = blocks.into_iter().filter_map(|(block, made)| {
-            let source = self.source(Kind::HttpRoute, index, block);
-            let mesh_match::Conditions { mut matches, from } = made?;
-            matches.client = consumer.clone();
+        let mirrors = self.mirrors(&rule.filters);
+        let done = |from: &Arc<str>| {
             let forward = Forward {
                 destinations: destinations.clone(),
-                rewrite: filters::rewrite(&rule.filters, &from)?,
-                mirrors: self.mirrors(&rule.filters),
+                rewrite: filters::rewrite(&rule.filters, from)?,
+                mirrors: mirrors.clone(),
                 timeout: filters::timeout(rule.timeouts, rule.retry.is_some()),
                 retry: filters::retry(rule.retry.as_ref(), rule.timeouts),
             };
-            let action = match filters::redirect(&rule.filters, &from)? {
+            let action = match filters::redirect(&rule.filters, from)? {
                 Some(redirect) => Action::Redirect(redirect),
                 None => Action::Forward(Box::new(forward)),
             };
-            let place = self.place(&matches, index);
-            let headers = filters::headers(&rule.filters)?;
-            let cors = filters::cors(&rule.filters)?;
-            let (name, source) = (name.as_str().into(), Some(source));
-            Some((place, Rule { name, source, matches, fault: None, cors, headers, action }))
+            let (headers, cors) = (filters::headers(&rule.filters)?, filters::cors(&rule.filters)?);
+            Some(Does { headers, cors, action })
+        };
+        let made = blocks.into_iter().map(|(block, made)| {
+            let source = self.source(Kind::HttpRoute, index, block);
+            let does = made.as_ref().and_then(|conditions| done(&conditions.from));
+            let matches = made.map(|conditions| conditions.matches).unwrap_or_default();
+            self.rule((index, &name), (matches, consumer), does, source)
         });
         made.collect()
     }
@@ -224,32 +304,40 @@ impl Maker<'_, '_> {
         };
         let destinations = self.destinations(&rule.backend_refs);
         let name = self.name(rule.name.as_ref(), index);
-        let made = blocks.into_iter().filter_map(|(block, made)| {
+        let forward = Forward {
+            destinations,
+            rewrite: crate::routing::Rewrite::default(),
+            mirrors: self.mirrors(&rule.filters),
+            timeout: None,
+            retry: crate::routing::Retry::default(),
+        };
+        let headers = filters::headers(&rule.filters);
+        let made = blocks.into_iter().map(|(block, made)| {
             let source = self.source(Kind::GrpcRoute, index, block);
-            let mut matches = made?;
-            matches.client = consumer.clone();
-            let forward = Forward {
-                destinations: destinations.clone(),
-                rewrite: crate::routing::Rewrite::default(),
-                mirrors: self.mirrors(&rule.filters),
-                timeout: None,
-                retry: crate::routing::Retry::default(),
-            };
-            let place = self.place(&matches, index);
-            Some((
-                place,
-                Rule {
-                    name: name.as_str().into(),
-                    source: Some(source),
-                    matches,
-                    fault: None,
-                    cors: None,
-                    headers: filters::headers(&rule.filters)?,
-                    action: Action::Forward(Box::new(forward)),
-                },
-            ))
+            let does = made.is_some().then(|| {
+                let action = Action::Forward(Box::new(forward.clone()));
+                headers.clone().map(|headers| Does { headers, cors: None, action })
+            });
+            self.rule((index, &name), (made.unwrap_or_default(), consumer), does.flatten(), source)
         });
         made.collect()
+    }
+
+    /// A rule and its place. What cannot be obeyed though it was checked lets nothing pass.
+    fn rule(
+        &self,
+        (index, name): (usize, &str),
+        (mut matches, consumer): (Match, &ClientMatch),
+        does: Option<Does>,
+        source: Arc<crate::routing::Source>,
+    ) -> (Place, Rule) {
+        matches.client = consumer.clone();
+        let place = self.place(&matches, index);
+        let Some(Does { headers, cors, action }) = does else {
+            return (place, Rule { matches, ..closed(source) });
+        };
+        let (name, source) = (name.into(), Some(source));
+        (place, Rule { name, source, matches, fault: None, cors, headers, action })
     }
 
     fn mirrors(&mut self, filters: &[super::gateway_api::Filter]) -> Vec<crate::routing::Mirror> {
@@ -265,14 +353,19 @@ impl Maker<'_, '_> {
     /// A backend that is missing answers its share with 500.
     fn destinations(&mut self, all: &[BackendRef]) -> Destinations {
         let destination = |reference: &BackendRef| {
-            let target = self.grants.target(referrer(self.held), reference, self.targets);
-            Some(Destination {
-                target,
-                weight: reference.weight.unwrap_or(1),
-                headers: filters::headers(&reference.filters)?,
-            })
+            let (target, headers) = match filters::headers(&reference.filters) {
+                Some(headers) => {
+                    let target = self.grants.target(referrer(self.held), reference, self.targets);
+                    (target, headers)
+                }
+                None => {
+                    let why = "its filters cannot be obeyed".into();
+                    (Target::Missing(Missing::Backend(why)), HeaderEdits::default())
+                }
+            };
+            Destination { target, weight: reference.weight.unwrap_or(1), headers }
         };
-        Destinations::new(all.iter().filter_map(destination).collect())
+        Destinations::new(all.iter().map(destination).collect())
     }
 
     fn bytes(&mut self, rule: &BytesRule) -> Destinations {

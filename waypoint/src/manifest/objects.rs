@@ -1,5 +1,5 @@
 //! Pure: the objects that count, found by the hosts that they are for: of one that breaks, the last
-//! good version.
+//! good version; of one that never was good, that nothing passes.
 //! Never: what they mean.
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,6 +12,7 @@ use culvert_agent::{
 };
 
 use super::{
+    closed,
     destination_rule::DestinationRule,
     finding::{Findings, What},
     gateway_api::{Grant, Route},
@@ -44,9 +45,13 @@ pub(super) struct Objects {
     rules: Hosted<DestinationRule>,
     routes: Hosted<Route>,
     grants: BTreeMap<Name, Held<Grant>>,
+    /// BackendTLSPolicies, by the hosts that are to be called with TLS.
+    tls: Hosted<()>,
     /// VirtualServices by those that they delegate to.
     delegators: HashMap<Name, BTreeSet<Name>>,
     problems: BTreeMap<Name, Vec<Problem>>,
+    /// Those that are refused and were never good: something else stands for them.
+    closed: BTreeSet<Name>,
 }
 
 /// Services that a change concerns.
@@ -70,6 +75,7 @@ impl Objects {
         touched: &mut Touched,
     ) {
         self.problems.remove(name);
+        let was_good = self.holds(name) && !self.closed.remove(name);
         let Some(declared) = declared else { return self.put(name, None, touched) };
         let mut findings = Findings::default();
         let read = intake::object(declared, domain, &mut findings);
@@ -89,8 +95,11 @@ impl Objects {
         };
         let mut problems: Vec<_> = findings.0.into_iter().filter_map(problem).collect();
         if refused {
-            let stays = self.holds(name);
-            let outcome = if stays { "its last good version stays" } else { "it does not count" };
+            let outcome = if was_good {
+                "its last good version stays"
+            } else {
+                self.close(name, declared, domain, touched)
+            };
             problems.iter_mut().for_each(|problem| problem.text.push_str(&format!("; {outcome}")));
         } else if let Some(object) = read {
             self.put(name, Some((object, declared)), touched);
@@ -100,11 +109,29 @@ impl Objects {
         }
     }
 
+    /// An object that is refused and was never good may say what must not pass; says what becomes of it.
+    fn close(
+        &mut self,
+        name: &Name,
+        declared: &Arc<Declared>,
+        domain: &str,
+        touched: &mut Touched,
+    ) -> &'static str {
+        let Some(object) = closed::object(declared, domain) else {
+            self.put(name, None, touched);
+            return "it does not count";
+        };
+        self.put(name, Some((object, declared)), touched);
+        self.closed.insert(name.clone());
+        "until it is mended nothing passes for its hosts"
+    }
+
     fn holds(&self, name: &Name) -> bool {
         match name.0 {
             "VirtualService" => self.virtual_services.all.contains_key(name),
             "DestinationRule" => self.rules.all.contains_key(name),
             "ReferenceGrant" => self.grants.contains_key(name),
+            "BackendTLSPolicy" => self.tls.all.contains_key(name),
             _ => self.routes.all.contains_key(name),
         }
     }
@@ -120,6 +147,7 @@ impl Objects {
             "VirtualService" => self.forget_virtual_service(name, touched),
             "DestinationRule" => touched.called.extend(self.rules.remove(name)),
             "ReferenceGrant" => touched.granted |= self.grants.remove(name).is_some(),
+            "BackendTLSPolicy" => touched.called.extend(self.tls.remove(name)),
             _ => touched.routed.extend(self.routes.remove(name)),
         }
         let Some((object, declared)) = object else { return };
@@ -136,6 +164,10 @@ impl Objects {
             intake::Object::Route(spec, hosts) => {
                 touched.routed.extend(hosts.iter().cloned());
                 self.routes.insert(Held { name, spec: *spec, declared }, &hosts);
+            }
+            intake::Object::Tls(hosts) => {
+                touched.called.extend(hosts.iter().cloned());
+                self.tls.insert(Held { name, spec: (), declared }, &hosts);
             }
             intake::Object::Grant(spec) => {
                 touched.granted = true;
@@ -196,6 +228,11 @@ impl Objects {
     /// The DestinationRules that are for a host.
     pub(super) fn rules_for(&self, host: &str) -> impl Iterator<Item = &Held<DestinationRule>> {
         self.rules.of(host)
+    }
+
+    /// Whether a BackendTLSPolicy asks for TLS to a host.
+    pub(super) fn asks_for_tls(&self, host: &str) -> bool {
+        self.tls.of(host).next().is_some()
     }
 
     /// The routes of the Gateway API that a service is the parent of.

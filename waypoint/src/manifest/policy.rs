@@ -10,8 +10,11 @@ use super::{
 use crate::backend::model::{CallPolicy, PortPolicies, RuleName, ServiceBackends, Subset};
 
 /// What these rules say of a service, the oldest first: its policy counts, and the subsets of all do,
-/// of two with one name the older one.
+/// of two with one name the older one. When one of them is refused, nobody can say how it is called.
 pub(super) fn service(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends {
+    if rules.iter().any(|(rule, _)| rule.refused) {
+        return refused(rules);
+    }
     let top = rules.iter().find_map(|(rule, _)| rule.traffic_policy.as_ref());
     let mut subsets = BTreeMap::new();
     for subset in rules.iter().flat_map(|(rule, _)| &rule.subsets) {
@@ -24,6 +27,22 @@ pub(super) fn service(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends
         rules: rules.iter().map(|(_, name)| name.clone()).collect(),
         policies: policies(top, None),
         subsets,
+    }
+}
+
+/// That nobody knows how a service is to be called, whatever these rules say.
+pub(super) fn refused(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends {
+    let refused = Arc::new(CallPolicy { refused: true, ..CallPolicy::default() });
+    let policies = PortPolicies { default: refused, ..PortPolicies::default() };
+    let subset = |name: &str, labels: &BTreeMap<String, String>| {
+        let labels = Arc::new(labels.clone());
+        (Arc::from(name), Subset { labels, policies: policies.clone() })
+    };
+    let subsets = rules.iter().flat_map(|(rule, _)| &rule.subsets);
+    ServiceBackends {
+        rules: rules.iter().map(|(_, name)| name.clone()).collect(),
+        subsets: subsets.map(|s| subset(&s.name, &s.labels)).collect(),
+        policies,
     }
 }
 
@@ -95,5 +114,6 @@ fn call_policy(policy: &TrafficPolicy) -> CallPolicy {
         tunnel: policy.tunnel.as_ref().and_then(settings::tunnel),
         proxy_protocol: policy.proxy_protocol.as_ref().map(settings::proxy),
         retry_budget: policy.retry_budget.as_ref().map(settings::budget),
+        refused: false,
     }
 }

@@ -10,16 +10,16 @@ use super::{
     targets::Targets,
     time::Time,
     virtual_service::{
-        Cors as CorsSpec, DerivePort, Destination as Place, Fault as FaultSpec, HeaderOperations,
-        Headers, HttpMatch, HttpRoute, Percent, Redirect as RedirectSpec, Retries,
-        UnmatchedPreflights,
+        Body, Cors as CorsSpec, DerivePort, Destination as Place, Fault as FaultSpec,
+        HeaderOperations, Headers, HttpMatch, HttpRoute, Percent, Redirect as RedirectSpec,
+        Retries, UnmatchedPreflights,
     },
 };
 use crate::routing::{
     Abort, AbortStatus, Action, AllowList, Cors, Delay, Destination, Destinations, DirectResponse,
     Edits, Fault, Forward, GrpcStatus, HeaderEdits, Match, Mirror, PathMatch, PathRewrite,
-    Percentage, Redirect, RedirectPort, Retry, RetryOn, Rewrite, Rule, Source, Substitution,
-    TextMatch, Unmatched,
+    Percentage, Redirect, RedirectPort, Retry, RetryOn, Rewrite, Rule, Source, TextMatch,
+    Unmatched,
 };
 
 /// The gateway that a waypoint is.
@@ -48,7 +48,7 @@ fn applies(block: &HttpMatch, port: u16) -> bool {
 }
 
 /// What stands for a rule that cannot be obeyed though it was checked: nothing passes.
-fn closed(source: Arc<Source>) -> Rule {
+pub(super) fn closed(source: Arc<Source>) -> Rule {
     Rule {
         name: "".into(),
         source: Some(source),
@@ -80,11 +80,7 @@ fn rule(
     } else if let Some(direct) = &route.direct_response {
         Action::Direct(DirectResponse {
             status: status(direct.status)?,
-            body: direct
-                .body
-                .as_ref()
-                .map_or(Ok(bytes::Bytes::new()), |body| body.content())
-                .ok()?,
+            body: direct.body.as_ref().map(Body::content).unwrap_or_default(),
         })
     } else {
         Action::Forward(Box::new(forward(route, matches.uri.as_ref(), port, targets)?))
@@ -185,7 +181,7 @@ fn mirrors(route: &HttpRoute, port: u16, targets: &mut Targets<'_>) -> Vec<Mirro
 fn rewrite(route: &HttpRoute, uri: Option<&PathMatch>) -> Option<Rewrite> {
     let Some(spec) = &route.rewrite else { return Some(Rewrite::default()) };
     let path = match &spec.uri_regex_rewrite {
-        Some(regex) => PathRewrite::Regex(Substitution::new(&regex.text, &regex.rewrite).ok()?),
+        Some(regex) => PathRewrite::Regex(regex.substitution().ok()?),
         None if spec.uri.is_empty() => PathRewrite::Keep,
         None => PathRewrite::of_match(uri, &spec.uri),
     };

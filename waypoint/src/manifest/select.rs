@@ -6,9 +6,10 @@ use std::{borrow::Cow, sync::Arc};
 use culvert_agent::origin::Problem;
 
 use super::{
+    budget::{Budget, FULL, Size},
     delegate,
     objects::{Held, Objects, place},
-    virtual_service::{HttpRoute, VirtualService},
+    virtual_service::{Delegate, HttpRoute, VirtualService},
     visibility::{Seen, seen},
 };
 use crate::routing::{Kind, Source};
@@ -82,57 +83,94 @@ pub(super) fn virtual_services<'o>(
 }
 
 /// The rules for requests of a VirtualService, with those that it delegates to in place of those that
-/// do. One whose delegate is not there is left out, and reported.
+/// do. One whose delegate is not there is left out, and reported; where there is no room for more, nothing
+/// passes.
 pub(super) fn listed<'o>(
     objects: &'o Objects,
     held: &'o Held<VirtualService>,
+    budget: &mut Budget,
     problems: &mut Vec<Problem>,
 ) -> Vec<Listed<'o>> {
     let mut all = Vec::new();
     for (index, route) in held.spec.http.iter().enumerate() {
+        let size = size(held, "http", index);
         let Some(named) = &route.delegate else {
+            if !budget.take(size) {
+                all.push(full(held, index, problems));
+                return all;
+            }
             all.push(Listed { route: Cow::Borrowed(route), held, index });
             continue;
         };
-        let (_, home, _) = &held.name;
-        let namespace = if named.namespace.is_empty() { home } else { &named.namespace };
-        let delegate = objects.virtual_service(namespace, &named.name);
-        let visible = delegate.filter(|delegate| {
-            delegate.spec.hosts.is_empty()
-                && seen(&delegate.spec.export_to, namespace, home).is_some()
-        });
-        let mut report = |pointer: &str, text: String| {
-            let (_, namespace, name) = &held.name;
-            let text = format!("VirtualService {namespace}/{name}: {text}");
-            problems.push(Problem { origin: place(held, pointer), text });
-        };
         let at = format!("/spec/http/{index}/delegate");
-        let Some(delegate) = visible else {
-            let why = match delegate {
-                None => "does not exist",
-                Some(other) if !other.spec.hosts.is_empty() => "has hosts, and so is no delegate",
-                Some(_) => "is not exported to this namespace",
-            };
-            report(
-                &at,
-                format!("delegate {namespace}/{} {why}; the rule does not count", named.name),
-            );
-            continue;
+        let delegate = match named_by(objects, held, named) {
+            Ok(delegate) => delegate,
+            Err(text) => {
+                report(held, &at, &text, problems);
+                continue;
+            }
         };
         for (number, other) in delegate.spec.http.iter().enumerate() {
-            match delegate::merged(route, other) {
-                Some(merged) => {
-                    all.push(Listed { route: Cow::Owned(merged), held: delegate, index: number });
-                }
-                None => report(
-                    &at,
-                    format!(
-                        "rule http[{number}] of delegate {namespace}/{} asks for what this rule never lets through; it does not count",
-                        named.name
-                    ),
-                ),
+            if !budget.take(self::size(delegate, "http", number).below(size)) {
+                all.push(full(held, index, problems));
+                return all;
             }
+            let Some(merged) = delegate::merged(route, other) else {
+                let (_, namespace, name) = &delegate.name;
+                let text = format!(
+                    "rule http[{number}] of delegate {namespace}/{name} asks for what this rule never lets through; it does not count"
+                );
+                report(held, &at, &text, problems);
+                continue;
+            };
+            all.push(Listed { route: Cow::Owned(merged), held: delegate, index: number });
         }
     }
     all
+}
+
+/// What one of its rules comes to.
+pub(super) fn size(held: &Held<VirtualService>, section: &str, index: usize) -> Size {
+    Size::of(held.declared.object.pointer(&format!("/spec/{section}/{index}")))
+}
+
+/// The VirtualService that a rule delegates to.
+fn named_by<'o>(
+    objects: &'o Objects,
+    held: &Held<VirtualService>,
+    named: &Delegate,
+) -> Result<&'o Held<VirtualService>, String> {
+    let (_, home, _) = &held.name;
+    let namespace = if named.namespace.is_empty() { home } else { &named.namespace };
+    let why = match objects.virtual_service(namespace, &named.name) {
+        None => "does not exist",
+        Some(other) if !other.spec.hosts.is_empty() => "has hosts, and so is no delegate",
+        Some(other) if seen(&other.spec.export_to, namespace, home).is_none() => {
+            "is not exported to this namespace"
+        }
+        Some(delegate) => return Ok(delegate),
+    };
+    Err(format!("delegate {namespace}/{} {why}; the rule does not count", named.name))
+}
+
+/// In place of the first rule for which there is no room, and of all after it.
+fn full<'o>(
+    held: &'o Held<VirtualService>,
+    index: usize,
+    problems: &mut Vec<Problem>,
+) -> Listed<'o> {
+    report(held, &format!("/spec/http/{index}"), FULL, problems);
+    Listed { route: Cow::Owned(HttpRoute::closed()), held, index }
+}
+
+/// That something is wrong with a field of it.
+pub(super) fn report(
+    held: &Held<VirtualService>,
+    pointer: &str,
+    text: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let (_, namespace, name) = &held.name;
+    let text = format!("VirtualService {namespace}/{name}: {text}");
+    problems.push(Problem { origin: place(held, pointer), text });
 }

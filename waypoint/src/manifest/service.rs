@@ -8,6 +8,7 @@ use culvert_agent::{
 };
 
 use super::{
+    budget::{Budget, FULL},
     bytes,
     grant::Backends,
     intake,
@@ -19,8 +20,15 @@ use super::{
     virtual_service::VirtualService,
 };
 use crate::routing::{
-    BackendRef, PathMatch, PortRoutes, Protocol, Rule, ServiceRoutes, TcpRule, TlsRule,
+    BackendRef, Kind, PathMatch, PortRoutes, Protocol, Rule, ServiceRoutes, TcpRule, TlsRule,
 };
+
+/// Whether there was room for a VirtualService's rules for connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    Fit,
+    Full,
+}
 
 /// What the routes of a service are made of.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +41,7 @@ pub(super) struct Maker<'a> {
 
 /// What stands for itself among VirtualServices: one of them, or all routes of the Gateway API.
 enum Said<'a> {
-    Istio(&'a Held<VirtualService>, Vec<Listed<'a>>),
+    Istio(&'a Held<VirtualService>, Vec<Listed<'a>>, Streams),
     Gateway,
 }
 
@@ -47,29 +55,32 @@ impl Maker<'_> {
         let (host, home) = (&service.hostname, &service.namespace);
         let mut problems = Vec::new();
         let chosen = select::virtual_services(self.objects, host, home, self.waypoint);
+        let mut budget = Budget::of(service.ports.len());
         let chosen: Vec<_> = chosen
             .into_iter()
             .map(|(order, held)| {
-                let listed = select::listed(self.objects, held, &mut problems);
-                (order, Said::Istio(held, listed))
+                let listed = select::listed(self.objects, held, &mut budget, &mut problems);
+                let streams = fit(held, &mut budget, &mut problems);
+                (order, Said::Istio(held, listed, streams))
             })
             .collect();
-        let ports = service.ports.iter().map(|port| {
-            let routes = self.port(service, (port.port, port.speech), &chosen, targets);
-            (port.port, routes)
-        });
-        let ports: BTreeMap<_, _> = ports.collect();
+        let mut ports = BTreeMap::new();
+        for port in &service.ports {
+            let at = (port.port, port.speech);
+            let mut mesh = self.mesh_routes(service, port.port, targets);
+            problems.append(&mut mesh.problems);
+            ports.insert(port.port, self.port((service, mesh), at, &chosen, targets));
+        }
         (ServiceRoutes { ports }, problems)
     }
 
     fn port(
         &self,
-        service: &Service,
+        (service, mesh): (&Service, MeshRoutes),
         (port, speech): (u16, Speech),
         chosen: &[(Order, Said<'_>)],
         targets: &mut Targets<'_>,
     ) -> PortRoutes {
-        let mesh = self.mesh_routes(service, port, targets);
         let own = Arc::new(BackendRef { host: service.hostname.clone(), port, subset: None });
         let is_http = !matches!(speech, Speech::Tls | Speech::Tcp);
         let is_bytes = matches!(speech, Speech::Tls | Speech::Tcp | Speech::Unknown);
@@ -93,6 +104,19 @@ impl Maker<'_> {
     }
 }
 
+/// Whether there is room for the rules for connections of a VirtualService.
+fn fit(held: &Held<VirtualService>, budget: &mut Budget, problems: &mut Vec<Problem>) -> Streams {
+    let tls = (0..held.spec.tls.len()).map(|index| ("tls", index));
+    let mut all = tls.chain((0..held.spec.tcp.len()).map(|index| ("tcp", index)));
+    let Some((section, index)) =
+        all.find(|(section, index)| !budget.take(select::size(held, section, *index)))
+    else {
+        return Streams::Fit;
+    };
+    select::report(held, &format!("/spec/{section}/{index}"), FULL, problems);
+    Streams::Full
+}
+
 fn protocol(speech: Speech) -> Protocol {
     match speech {
         Speech::Http => Protocol::Http,
@@ -104,8 +128,8 @@ fn protocol(speech: Speech) -> Protocol {
     }
 }
 
-/// All rules for requests, up to the first that leaves nothing to others. When nobody says anything
-/// about a port, requests go to the service itself.
+/// All rules for requests, up to the first that leaves nothing to others. When nobody but consumers says
+/// anything about a port, requests go to the service itself.
 fn requests(
     chosen: &[(Order, Said<'_>)],
     mesh: MeshRoutes,
@@ -120,20 +144,28 @@ fn requests(
     for (_, said) in said {
         match said {
             Said::Gateway => all.append(&mut mesh),
-            Said::Istio(_, listed) => {
+            Said::Istio(_, listed, _) => {
                 for listed in listed {
                     all.extend(rules::rules(listed, port, targets));
                 }
             }
         }
     }
+    all.append(&mut mesh);
     if let Some(last) = all.iter().position(catches_all) {
         all.truncate(last + 1);
     }
-    if all.is_empty() {
+    if all.iter().all(is_consumers) {
         all.push(Rule::default_route(own.clone()));
     }
     all
+}
+
+/// Whether a rule is a consumer's, and so says nothing to anybody else: a route of the Gateway API for
+/// one namespace.
+fn is_consumers(rule: &Rule) -> bool {
+    let routed = rule.source.as_ref().is_some_and(|source| source.kind != Kind::VirtualService);
+    routed && rule.matches.client.namespace.is_some()
 }
 
 /// Whether a rule leaves nothing to those after it.
@@ -164,9 +196,13 @@ fn streams(
 ) -> (Vec<TlsRule>, Vec<TcpRule>) {
     let (mut tls, mut tcp) = (mesh.tls.clone(), mesh.tcp.clone());
     for (_, said) in chosen {
-        if let Said::Istio(held, _) = said {
-            tls.extend(bytes::tls(held, port, targets));
-            tcp.extend(bytes::tcp(held, port, targets));
+        match said {
+            Said::Istio(held, _, Streams::Fit) => {
+                tls.extend(bytes::tls(held, port, targets));
+                tcp.extend(bytes::tcp(held, port, targets));
+            }
+            Said::Istio(_, _, Streams::Full) => tcp.push(TcpRule::closed()),
+            Said::Gateway => {}
         }
     }
     let catches_all = |rule: &TcpRule| rule.client == crate::routing::ClientMatch::default();

@@ -1,12 +1,14 @@
 //! Pure: VirtualService as it is written (`networking/v1alpha3/virtual_service.proto`).
 //! Never: what a field means (see `validate` and `translate`).
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::Deserialize;
+use http::StatusCode;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::time::Time;
+use super::{expression::Expression, time::Time};
+use crate::routing::{Substitution, SubstitutionError};
 
 /// The spec of a VirtualService.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -43,6 +45,15 @@ pub(crate) struct HttpRoute {
     pub(crate) headers: Option<Headers>,
 }
 
+impl HttpRoute {
+    /// The rule by which nothing passes.
+    pub(crate) fn closed() -> Self {
+        let status = u32::from(StatusCode::INTERNAL_SERVER_ERROR.as_u16());
+        let direct_response = Some(DirectResponse { status, body: None });
+        Self { name: "closed".into(), direct_response, ..Self::default() }
+    }
+}
+
 /// One block of conditions on a request.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -69,7 +80,7 @@ pub(crate) struct HttpMatch {
 pub(crate) struct StringMatch {
     pub(crate) exact: Option<String>,
     pub(crate) prefix: Option<String>,
-    pub(crate) regex: Option<String>,
+    pub(crate) regex: Option<Expression>,
 }
 
 /// A weighted destination of requests.
@@ -201,12 +212,14 @@ pub(crate) struct DirectResponse {
     pub(crate) body: Option<Body>,
 }
 
-/// Its body: text, or bytes in base64.
+/// Its body, which all the rules share that come of it: text, or bytes in base64.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(crate) struct Body {
-    pub(crate) string: Option<String>,
-    pub(crate) bytes: Option<String>,
+    #[serde(deserialize_with = "plain")]
+    pub(crate) string: Option<Bytes>,
+    #[serde(deserialize_with = "decoded")]
+    pub(crate) bytes: Option<Bytes>,
 }
 
 /// Under which path and authority a request goes on.
@@ -225,6 +238,15 @@ pub(crate) struct RegexRewrite {
     #[serde(rename = "match")]
     pub(crate) text: String,
     pub(crate) rewrite: String,
+    #[serde(skip)]
+    compiled: OnceLock<Result<Substitution, SubstitutionError>>,
+}
+
+impl RegexRewrite {
+    /// What both mean, compiled once for all the rules that come of it.
+    pub(crate) fn substitution(&self) -> Result<Substitution, SubstitutionError> {
+        self.compiled.get_or_init(|| Substitution::new(&self.text, &self.rewrite)).clone()
+    }
 }
 
 /// When a failed try is followed by another.
@@ -308,13 +330,19 @@ pub(crate) struct Mirror {
 
 impl Body {
     /// What it says.
-    pub(crate) fn content(&self) -> Result<Bytes, String> {
-        match (&self.string, &self.bytes) {
-            (Some(text), _) => Ok(Bytes::copy_from_slice(text.as_bytes())),
-            (None, Some(text)) => {
-                STANDARD.decode(text).map(Bytes::from).map_err(|error| format!("base64: {error}"))
-            }
-            (None, None) => Ok(Bytes::new()),
-        }
+    pub(crate) fn content(&self) -> Bytes {
+        self.string.clone().or_else(|| self.bytes.clone()).unwrap_or_default()
     }
+}
+
+fn plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(Bytes::from))
+}
+
+fn decoded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let decoded = text.map(|text| STANDARD.decode(text)).transpose();
+    decoded
+        .map(|bytes| bytes.map(Bytes::from))
+        .map_err(|error| D::Error::custom(format!("base64: {error}")))
 }

@@ -6,7 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use super::labels::{self, Kind};
+use super::labels::{self, Kind, Parties, Text, Texts};
+use crate::outcome::Flags;
 
 /// Upper ends of the buckets of every histogram (Envoy's), milliseconds or bytes.
 const BUCKETS: [f64; 19] = [
@@ -22,7 +23,9 @@ const MESSAGES: usize = 2;
 /// Those of connections.
 const CONNECTIONS: usize = 4;
 /// What is kept free for what is counted together: requests by the class of their status.
-const RESERVED: usize = 6 * REQUESTS + MESSAGES + CONNECTIONS;
+const RESERVED: usize = CLASSES * REQUESTS + MESSAGES + CONNECTIONS + 1;
+/// Classes of statuses: none, and the five of HTTP (`labels::known`).
+const CLASSES: usize = 6;
 
 /// The least budget with room for some labels of their own.
 pub const LEAST_SERIES: usize = 1_000;
@@ -59,7 +62,7 @@ struct Histogram {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels {
-    parties: Arc<str>,
+    parties: Arc<Text>,
     kind: Kind,
 }
 
@@ -73,6 +76,7 @@ pub struct Book {
     others: BTreeMap<String, (Kind, Counts)>,
     turn: u64,
     evicted: u64,
+    texts: Texts,
 }
 
 impl Book {
@@ -86,11 +90,17 @@ impl Book {
             others: BTreeMap::new(),
             turn: 0,
             evicted: 0,
+            texts: Texts::default(),
         }
     }
 
+    /// The labels of these parties, to count under.
+    pub fn labels(&mut self, parties: &Parties) -> Arc<Text> {
+        self.texts.of(parties)
+    }
+
     /// A request has ended.
-    pub fn request(&mut self, parties: &Arc<str>, kind: Kind, request: &Request) {
+    pub fn request(&mut self, parties: &Arc<Text>, kind: Kind, request: &Request) {
         let counts = self.counts(parties, kind);
         counts.opened += 1;
         let values = [request.duration, request.received as f64, request.sent as f64];
@@ -100,45 +110,35 @@ impl Book {
     }
 
     /// A gRPC call has ended.
-    pub fn messages(&mut self, parties: &Arc<str>, (received, sent): (u64, u64)) {
+    pub fn messages(&mut self, parties: &Arc<Text>, (received, sent): (u64, u64)) {
         let counts = self.counts(parties, Kind::Messages);
         counts.received += received;
         counts.sent += sent;
     }
 
+    /// A connection has begun: nothing of it has gone wrong yet.
+    pub fn opened(&mut self, parties: &Arc<Text>) {
+        self.counts(parties, Kind::Connection { flags: Flags::default() }).opened += 1;
+    }
+
     /// A connection has ended.
-    pub fn connection(&mut self, parties: &Arc<str>, kind: Kind, (received, sent): (u64, u64)) {
+    pub fn connection(&mut self, parties: &Arc<Text>, kind: Kind, (received, sent): (u64, u64)) {
         let counts = self.counts(parties, kind);
-        counts.opened += 1;
         counts.closed += 1;
         counts.received += received;
         counts.sent += sent;
     }
 
-    /// Everything, in Prometheus' text format.
-    ///
-    /// # Errors
-    /// Never: text takes everything.
-    pub fn write(&self, into: &mut String) -> fmt::Result {
-        let own = self.entries.iter().map(|(of, (counts, _))| (&*of.parties, &of.kind, counts));
-        let together = self.others.values().map(|(kind, counts)| (OTHERS, kind, counts));
-        let mut rows: Vec<Row<'_>> = Vec::new();
-        for (parties, kind, counts) in own.chain(together) {
-            let others = labels::others();
-            let mut text = if parties == OTHERS { others } else { parties.to_owned() };
-            kind.write(&mut text)?;
-            rows.push(Row { labels: text, kind, counts });
-        }
-        rows.sort_by(|a, b| a.labels.cmp(&b.labels));
-        write_requests(&rows, into)?;
-        for (name, of, count) in COUNTERS {
-            writeln!(into, "# TYPE {name} counter")?;
-            for row in rows.iter().filter(|row| of(row.kind)) {
-                writeln!(into, "{name}{{{}}} {}", row.labels, count(row.counts))?;
-            }
-        }
-        writeln!(into, "# TYPE culvert_metrics_evicted_total counter")?;
-        writeln!(into, "culvert_metrics_evicted_total {}", self.evicted)
+    /// Everything, as it is now.
+    pub fn page(&self) -> Page {
+        let own = self.entries.iter();
+        let own =
+            own.map(|(of, (counts, _))| (of.parties.clone(), of.kind.clone(), counts.clone()));
+        let nobodys = Arc::new(Text::from(labels::others()));
+        let together = self.others.values();
+        let together =
+            together.map(|(kind, counts)| (nobodys.clone(), kind.clone(), counts.clone()));
+        Page { rows: own.chain(together).collect(), evicted: self.evicted }
     }
 
     /// Series that are there.
@@ -147,7 +147,7 @@ impl Book {
         self.used + others.sum::<usize>() + 1
     }
 
-    fn counts(&mut self, parties: &Arc<str>, kind: Kind) -> &mut Counts {
+    fn counts(&mut self, parties: &Arc<Text>, kind: Kind) -> &mut Counts {
         self.turn += 1;
         let labels = Labels { parties: parties.clone(), kind };
         if let Some((_, turn)) = self.entries.get_mut(&labels) {
@@ -180,8 +180,37 @@ impl Book {
     }
 }
 
-/// In place of parties: what is counted together.
-const OTHERS: &str = "";
+/// What a book says at one moment.
+#[derive(Debug)]
+pub struct Page {
+    rows: Vec<(Arc<Text>, Kind, Counts)>,
+    evicted: u64,
+}
+
+impl Page {
+    /// All of it, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// Never: text takes everything.
+    pub fn write(&self, into: &mut String) -> fmt::Result {
+        let mut rows: Vec<Row<'_>> = Vec::with_capacity(self.rows.len());
+        for (parties, kind, counts) in &self.rows {
+            let mut text = String::from(&***parties);
+            kind.write(&mut text)?;
+            rows.push(Row { labels: text, kind, counts });
+        }
+        rows.sort_by(|a, b| a.labels.cmp(&b.labels));
+        write_requests(&rows, into)?;
+        for (name, of, count) in COUNTERS {
+            writeln!(into, "# TYPE {name} counter")?;
+            for row in rows.iter().filter(|row| of(row.kind)) {
+                writeln!(into, "{name}{{{}}} {}", row.labels, count(row.counts))?;
+            }
+        }
+        writeln!(into, "# TYPE culvert_metrics_evicted_total counter")?;
+        writeln!(into, "culvert_metrics_evicted_total {}", self.evicted)
+    }
+}
 
 fn other<'a>(others: &'a mut BTreeMap<String, (Kind, Counts)>, kind: &Kind) -> &'a mut Counts {
     let coarse = kind.coarse();
@@ -282,7 +311,6 @@ fn write_requests(rows: &[Row<'_>], into: &mut String) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Flags;
 
     fn kind(code: u16) -> Kind {
         Kind::Request { protocol: "http", code, grpc: None, flags: Flags::default() }
@@ -290,14 +318,14 @@ mod tests {
 
     fn text(book: &Book) -> String {
         let mut text = String::new();
-        book.write(&mut text).unwrap();
+        book.page().write(&mut text).unwrap();
         text
     }
 
     #[test]
     fn requests_are_counted_and_put_in_buckets() {
         let mut book = Book::new(LEAST_SERIES);
-        let parties = Arc::from("reporter=\"waypoint\"");
+        let parties = Arc::new(Text::from("reporter=\"waypoint\"".to_owned()));
         for duration in [0.4, 7.0, 4e6] {
             book.request(&parties, kind(200), &Request { duration, received: 10, sent: 100 });
         }
@@ -318,7 +346,7 @@ mod tests {
         let mut book = Book::new(LEAST_SERIES);
         let clients = 3 * LEAST_SERIES / REQUESTS;
         for number in 0..clients {
-            let parties = Arc::from(format!("source_workload=\"w{number}\""));
+            let parties = Arc::new(Text::from(format!("source_workload=\"w{number}\"")));
             book.request(&parties, kind(200 + (number % 3) as u16), &Request::default());
             book.messages(&parties, (1, 2));
             book.connection(&parties, Kind::Connection { flags: Flags::default() }, (3, 4));

@@ -1,6 +1,12 @@
 //! Pure: the labels of traffic metrics as Istio's waypoints have them, in its order.
 //! Never: a label whose values a client can make up without a certificate.
-use std::fmt::{self, Write};
+use std::{
+    collections::HashMap,
+    fmt::{self, Write},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    ops::Deref,
+    sync::{Arc, LazyLock},
+};
 
 use culvert_agent::{
     discovery::{Service, Workload},
@@ -9,17 +15,101 @@ use culvert_agent::{
 
 use crate::outcome::Flags;
 
-/// Who talks to whom.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Parties<'a> {
+/// Who talks to whom. Two are equal when they are the same objects, not only alike.
+#[derive(Clone, Debug, Default)]
+pub struct Parties {
     /// The client, if the mesh knows it.
-    pub source: Option<&'a Workload>,
+    pub source: Option<Arc<Workload>>,
     /// What its certificate proved.
-    pub peer: Option<&'a Identity>,
+    pub peer: Option<Identity>,
     /// The service that was dialled.
-    pub service: Option<&'a Service>,
+    pub service: Option<Arc<Service>>,
     /// The endpoint that was chosen.
-    pub destination: Option<&'a Workload>,
+    pub destination: Option<Arc<Workload>>,
+}
+
+impl Parties {
+    /// Where the objects are; while somebody holds them no others are there.
+    fn places(&self) -> [usize; 3] {
+        let place = |workload: &Option<Arc<Workload>>| {
+            workload.as_ref().map_or(0, |workload| Arc::as_ptr(workload).addr())
+        };
+        let service = self.service.as_ref().map_or(0, |service| Arc::as_ptr(service).addr());
+        [place(&self.source), service, place(&self.destination)]
+    }
+}
+
+impl PartialEq for Parties {
+    fn eq(&self, other: &Self) -> bool {
+        self.places() == other.places() && self.peer == other.peer
+    }
+}
+
+impl Eq for Parties {}
+
+impl Hash for Parties {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.places().hash(state);
+        self.peer.hash(state);
+    }
+}
+
+/// Labels as text, with its hash: a request asks for nothing else of it.
+#[derive(Debug)]
+pub struct Text {
+    text: String,
+    hash: u64,
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self { hash: STATE.hash_one(&text), text }
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.text == other.text
+    }
+}
+
+impl Eq for Text {}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Texts that are kept, about 1 KB each.
+const MOST_TEXTS: usize = 4_096;
+
+/// What was written once, so that it is not written again for each request.
+#[derive(Debug, Default)]
+pub struct Texts(HashMap<Parties, Arc<Text>>);
+
+impl Texts {
+    /// The labels that say who talks to whom.
+    pub fn of(&mut self, parties: &Parties) -> Arc<Text> {
+        if let Some(text) = self.0.get(parties) {
+            return text.clone();
+        }
+        if self.0.len() >= MOST_TEXTS {
+            self.0.clear();
+        }
+        let text = Arc::new(Text::from(written(parties)));
+        self.0.insert(parties.clone(), text.clone());
+        text
+    }
 }
 
 /// What is counted under one set of labels.
@@ -49,19 +139,25 @@ pub enum Kind {
 const UNKNOWN: &str = "unknown";
 
 /// The part of the labels that says who talks to whom, as text.
-pub fn parties(of: &Parties<'_>) -> String {
+fn written(of: &Parties) -> String {
     let mut labels = Writer(String::with_capacity(1024));
     labels.add("reporter", "waypoint");
-    side(&mut labels, "source", of.source);
-    labels.add("source_principal", &principal(of.peer));
-    side(&mut labels, "destination", of.destination);
-    let configured = of.destination.map(|workload| &workload.identity);
+    let [source, destination] = [of.source.as_deref(), of.destination.as_deref()];
+    side(&mut labels, "source", source);
+    labels.add("source_principal", &principal(of.peer.as_ref()));
+    side(&mut labels, "destination", destination);
+    let configured = destination.map(|workload| &workload.identity);
     labels.add("destination_principal", &principal(configured));
-    let text = |of: Option<&std::sync::Arc<str>>| of.map_or(UNKNOWN, |text| text).to_owned();
-    labels.add("destination_service", &text(of.service.map(|s| &s.hostname)));
-    labels.add("destination_service_name", &text(of.service.map(|s| &s.name)));
-    labels.add("destination_service_namespace", &text(of.service.map(|s| &s.namespace)));
+    let service = |what: fn(&Service) -> &str| of.service.as_deref().map_or(UNKNOWN, what);
+    labels.add("destination_service", service(|s| &s.hostname));
+    labels.add("destination_service_name", service(|s| &s.name));
+    labels.add("destination_service_namespace", service(|s| &s.namespace));
     labels.0
+}
+
+/// A status as labels have it: what is none of HTTP's (RFC 9110 §15) counts as none.
+pub fn known(code: u16) -> u16 {
+    if (100..600).contains(&code) { code } else { 0 }
 }
 
 /// Where what has no labels of its own is counted.
@@ -160,12 +256,29 @@ mod tests {
 
     #[test]
     fn nobody_is_unknown_and_values_are_escaped() {
-        let text = parties(&Parties::default());
+        let text = written(&Parties::default());
         assert!(text.starts_with("reporter=\"waypoint\",source_workload=\"unknown\","), "{text}");
         assert_eq!(text.matches('=').count(), 20);
         let mut labels = Writer(String::new());
         labels.add("a", "x\"y\\z\n");
         assert_eq!(labels.0, "a=\"x\\\"y\\\\z\\n\"");
+    }
+
+    #[test]
+    fn a_text_is_written_once_for_the_same_parties_and_few_are_kept() {
+        let mut texts = Texts::default();
+        let by = |account: &str| Parties {
+            peer: Identity::new("cluster.local", "shop", account).ok(),
+            ..Parties::default()
+        };
+        let first = texts.of(&by("a"));
+        assert!(Arc::ptr_eq(&first, &texts.of(&by("a"))));
+        assert_ne!(*first, *texts.of(&by("b")));
+        for number in 0..=MOST_TEXTS {
+            texts.of(&by(&format!("c{number}")));
+            assert!(texts.0.len() <= MOST_TEXTS);
+        }
+        assert_eq!(*first, *texts.of(&by("a")), "alike, though written again");
     }
 
     #[test]

@@ -4,10 +4,13 @@
 use std::{
     borrow::Cow,
     fmt::{self, Display, Write},
+    net::SocketAddr,
     time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
+
+use crate::outcome::Flags;
 
 /// What a line says. Absent values are `-`.
 #[derive(Clone, Debug)]
@@ -23,7 +26,7 @@ pub struct Line<'a> {
     /// The status; 0 for none.
     pub code: u16,
     /// What went wrong.
-    pub flags: String,
+    pub flags: Flags,
     /// Why the status is what it is.
     pub details: Option<&'a str>,
     /// Why there was no connection to the endpoint.
@@ -45,15 +48,13 @@ pub struct Line<'a> {
     /// Host and port as the client said them.
     pub authority: Option<&'a str>,
     /// Where the endpoint is.
-    pub upstream_host: Option<String>,
+    pub upstream_host: Option<SocketAddr>,
     /// The service, port and subset.
     pub upstream_cluster: Option<String>,
-    /// Our address towards the endpoint.
-    pub upstream_local: Option<String>,
     /// What the client dialled.
-    pub downstream_local: Option<String>,
+    pub downstream_local: SocketAddr,
     /// The client.
-    pub downstream_remote: Option<String>,
+    pub downstream_remote: SocketAddr,
     /// The name that a TLS client asked for.
     pub server_name: Option<&'a str>,
     /// The rule.
@@ -74,22 +75,22 @@ impl Line<'_> {
         write!(into, "[{start}] \"{} {} ", Text(self.method), Text(self.path))?;
         write!(into, "{}\" {} {} ", Text(self.protocol), self.code, self.flags)?;
         write!(into, "{} - \"{}\" ", Word(self.details), Text(self.transport_failure))?;
-        let service = self.service_time.map(|time| time.as_millis().to_string());
-        let duration = self.duration.as_millis();
-        write!(into, "{} {} {duration} {} ", self.received, self.sent, Word(service.as_deref()))?;
+        write!(into, "{} {} {} ", self.received, self.sent, self.duration.as_millis())?;
+        match self.service_time {
+            Some(time) => write!(into, "{} ", time.as_millis())?,
+            None => into.push_str("- "),
+        }
         for quoted in [self.forwarded_for, self.user_agent, self.request_id, self.authority] {
             write!(into, "\"{}\" ", Text(quoted))?;
         }
-        write!(into, "\"{}\" ", Text(self.upstream_host.as_deref()))?;
-        for word in [
-            self.upstream_cluster.as_deref(),
-            self.upstream_local.as_deref(),
-            self.downstream_local.as_deref(),
-            self.downstream_remote.as_deref(),
-            self.server_name,
-        ] {
-            write!(into, "{} ", Word(word))?;
+        match self.upstream_host {
+            Some(host) => write!(into, "\"{host}\" ")?,
+            None => into.push_str("\"-\" "),
         }
+        // Which of our addresses an endpoint sees is not known here.
+        write!(into, "{} - ", Word(self.upstream_cluster.as_deref()))?;
+        write!(into, "{} {} ", self.downstream_local, self.downstream_remote)?;
+        write!(into, "{} ", Word(self.server_name))?;
         writeln!(into, "{}", Word(self.route))
     }
 
@@ -98,28 +99,28 @@ impl Line<'_> {
         let line: Value = json!({
             "start_time": humantime::format_rfc3339_millis(self.start).to_string(),
             "route_name": self.route,
-            "method": self.method,
-            "path": self.path,
+            "method": cut(self.method),
+            "path": cut(self.path),
             "protocol": self.protocol,
             "response_code": self.code,
-            "response_flags": self.flags,
+            "response_flags": self.flags.to_string(),
             "response_code_details": self.details,
             "connection_termination_details": null,
             "bytes_received": self.received,
             "bytes_sent": self.sent,
             "duration": u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
             "upstream_service_time": self.service_time.map(|time| time.as_millis().to_string()),
-            "x_forwarded_for": self.forwarded_for,
-            "user_agent": self.user_agent,
-            "request_id": self.request_id,
-            "authority": self.authority,
+            "x_forwarded_for": cut(self.forwarded_for),
+            "user_agent": cut(self.user_agent),
+            "request_id": cut(self.request_id),
+            "authority": cut(self.authority),
             "upstream_host": self.upstream_host,
             "upstream_cluster": self.upstream_cluster,
-            "upstream_local_address": self.upstream_local,
+            "upstream_local_address": null,
             "downstream_local_address": self.downstream_local,
             "downstream_remote_address": self.downstream_remote,
             "requested_server_name": self.server_name,
-            "upstream_transport_failure_reason": self.transport_failure,
+            "upstream_transport_failure_reason": cut(self.transport_failure),
         });
         format!("{line}\n")
     }
@@ -143,9 +144,19 @@ impl Display for Word<'_> {
     }
 }
 
+/// The longest value that a line has, bytes; the rest of a longer one is left out.
+const LONGEST: usize = 4 << 10;
+
+fn cut(text: Option<&str>) -> Option<&str> {
+    text.map(|text| &text[..text.floor_char_boundary(LONGEST)])
+}
+
 fn plain(text: Option<&str>, bad: fn(char) -> bool) -> Cow<'_, str> {
-    match text {
+    // What nearly all are made of, and what is never bad.
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() & (byte != b'"'));
+    match cut(text) {
         None | Some("") => "-".into(),
+        Some(text) if is_plain(text) => text.into(),
         Some(text) if text.contains(bad) => text.replace(bad, "_").into(),
         Some(text) => text.into(),
     }
@@ -162,7 +173,7 @@ mod tests {
             path: Some("/status/418?x=\"y"),
             protocol: Some("HTTP/1.1"),
             code: 418,
-            flags: "-".into(),
+            flags: Flags::default(),
             details: Some("via_upstream"),
             transport_failure: None,
             received: 0,
@@ -173,11 +184,10 @@ mod tests {
             user_agent: Some("curl/7.73.0-DEV"),
             request_id: Some("84961386-6d84-929d-98bd-c5aee93b5c88"),
             authority: Some("httpbin:8000"),
-            upstream_host: Some("10.44.1.27:80".into()),
+            upstream_host: "10.44.1.27:80".parse().ok(),
             upstream_cluster: Some("inbound-vip|8000|http|httpbin.foo.svc.cluster.local".into()),
-            upstream_local: None,
-            downstream_local: Some("10.0.45.184:8000".into()),
-            downstream_remote: Some("10.44.1.23:46520".into()),
+            downstream_local: "10.0.45.184:8000".parse().unwrap(),
+            downstream_remote: "10.44.1.23:46520".parse().unwrap(),
             server_name: None,
             route: Some("a rule"),
         }
@@ -191,6 +201,16 @@ mod tests {
              \"-\" \"curl/7.73.0-DEV\" \"84961386-6d84-929d-98bd-c5aee93b5c88\" \"httpbin:8000\" \"10.44.1.27:80\" \
              inbound-vip|8000|http|httpbin.foo.svc.cluster.local - 10.0.45.184:8000 10.44.1.23:46520 - a_rule\n"
         );
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let long = "\u{e9}".repeat(LONGEST);
+        let line = Line { user_agent: Some(&long), path: Some(&long), ..line() };
+        for text in [line.text(), line.json()] {
+            assert!(text.len() < 2 * LONGEST + 1024, "{}", text.len());
+            assert!(text.len() > 2 * LONGEST, "{}", text.len());
+        }
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub struct Match {
     pub authority: Option<TextMatch>,
     /// Headers that must be there.
     pub headers: Vec<HeaderMatch>,
-    /// Headers that must not be there, or not like that: one that is missing is never like that.
+    /// Headers that must not be there, or not like that: one that is missing is never like that, and one
+    /// of which nobody can tell is.
     pub without_headers: Vec<HeaderMatch>,
     /// Query parameters that must be there.
     pub query_params: Vec<QueryMatch>,
@@ -72,11 +73,42 @@ pub enum TextMatch {
     Present,
 }
 
-/// A condition on a header; values of several headers of one name are joined by `,`.
+/// What a condition on a header looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// A header; values of several of one name are joined by `,`. `host` is the authority.
+    Header(HeaderName),
+    /// `:path`: the path with the query.
+    Path,
+    /// `:method`.
+    Method,
+    /// `:scheme`.
+    Scheme,
+    /// `:authority`.
+    Authority,
+}
+
+impl Field {
+    /// The field of this name; `None` when requests have none.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            ":path" => Self::Path,
+            ":method" => Self::Method,
+            ":scheme" => Self::Scheme,
+            ":authority" => Self::Authority,
+            name => {
+                let name = HeaderName::try_from(name).ok()?;
+                if name == HOST { Self::Authority } else { Self::Header(name) }
+            }
+        })
+    }
+}
+
+/// A condition on a header, or what is like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
-    /// Its name.
-    pub name: HeaderName,
+    /// What it looks at.
+    pub name: Field,
     /// What its value must be like.
     pub value: TextMatch,
 }
@@ -153,9 +185,11 @@ impl Match {
     }
 
     /// Where Gateway API places a route among others: the larger comes first. Routes that are equal are
-    /// ordered by age, then by namespace and name, then as they are written.
-    pub fn precedence(&self) -> Precedence {
-        let kind = self.uri.as_ref().map_or((0, 0), PathMatch::precedence);
+    /// ordered by age, then by namespace and name, then as they are written. Without a condition on the
+    /// path an HTTPRoute means the prefix `/`, and a GRPCRoute (`calls`) nothing.
+    pub fn precedence(&self, calls: bool) -> Precedence {
+        let without = if calls { (0, 0) } else { (2, 0) };
+        let kind = self.uri.as_ref().map_or(without, PathMatch::precedence);
         Precedence(kind, self.method.is_some(), self.headers.len(), self.query_params.len())
     }
 }
@@ -207,22 +241,41 @@ impl TextMatch {
             Self::Present => true,
         }
     }
+
+    /// Whether a text is short enough to be told like this or not.
+    fn can_tell(&self, text: &str) -> bool {
+        match self {
+            Self::Regex(_) => text.len() <= Regex::MAX_TEXT,
+            Self::Exact(_) | Self::Prefix(_) | Self::Present => true,
+        }
+    }
 }
 
 impl HeaderMatch {
     fn holds(&self, head: &RequestHead<'_>) -> bool {
-        if self.name == HOST {
-            return self.value.holds(head.authority);
-        }
-        let mut values = head.headers.get_all(&self.name).iter();
-        match (values.next(), values.next()) {
-            (None, _) => false,
-            (Some(only), None) => {
-                std::str::from_utf8(only.as_bytes()).is_ok_and(|value| self.value.holds(value))
-            }
-            (Some(_), Some(_)) => {
-                joined(&self.name, head.headers).is_some_and(|value| self.value.holds(&value))
-            }
+        self.found(head).is_some_and(|value| self.value.holds(&value))
+    }
+
+    /// Whether it is not there, or surely not like that.
+    fn fails(&self, head: &RequestHead<'_>) -> bool {
+        self.found(head)
+            .is_none_or(|value| self.value.can_tell(&value) && !self.value.holds(&value))
+    }
+
+    /// What a request has there; `None` for nothing, or nothing that is text.
+    fn found<'h>(&self, head: &RequestHead<'h>) -> Option<Cow<'h, str>> {
+        let name = match &self.name {
+            Field::Header(name) => name,
+            Field::Path if head.query.is_some() => return Some(head.target().into()),
+            Field::Path => return Some(head.path.into()),
+            Field::Method => return Some(head.method.as_str().into()),
+            Field::Scheme => return Some(head.scheme.into()),
+            Field::Authority => return Some(head.authority.into()),
+        };
+        let mut values = head.headers.get_all(name).iter();
+        match (values.next()?, values.next()) {
+            (only, None) => std::str::from_utf8(only.as_bytes()).ok().map(Cow::Borrowed),
+            (_, Some(_)) => joined(name, head.headers).map(Cow::Owned),
         }
     }
 }
@@ -271,7 +324,7 @@ impl Condition<'_> {
             Self::Method(method) => method.holds(head.method.as_str()),
             Self::Authority(authority) => authority.holds(head.authority),
             Self::Header(header) => header.holds(head),
-            Self::WithoutHeader(header) => !header.holds(head),
+            Self::WithoutHeader(header) => header.fails(head),
             Self::QueryParam(parameter) => parameter.holds(head.query),
             Self::Client(condition) => condition.holds(head.client),
         }
@@ -284,13 +337,7 @@ impl Condition<'_> {
             Self::Scheme(_) => Some(head.scheme.into()),
             Self::Method(_) => Some(head.method.as_str().into()),
             Self::Authority(_) => Some(head.authority.into()),
-            Self::Header(header) | Self::WithoutHeader(header) if header.name == HOST => {
-                Some(head.authority.into())
-            }
-            Self::Header(header) | Self::WithoutHeader(header) => {
-                let there = head.headers.contains_key(&header.name);
-                there.then(|| joined(&header.name, head.headers))?.map(Cow::Owned)
-            }
+            Self::Header(header) | Self::WithoutHeader(header) => header.found(head),
             Self::QueryParam(parameter) => parameter.found(head.query).map(Cow::Borrowed),
             Self::Client(ClientCondition::Label(name, _)) => {
                 head.client.labels.get(*name).map(|value| value.as_str().into())

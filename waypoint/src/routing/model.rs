@@ -336,6 +336,12 @@ pub struct TcpRule {
 }
 
 impl TcpRule {
+    /// Nobody is connected with anybody.
+    pub fn closed() -> Self {
+        let (client, destinations) = (ClientMatch::default(), Destinations::default());
+        Self { source: None, client, destinations }
+    }
+
     /// What happens where nobody wrote a rule: every connection goes to the service itself.
     pub fn default_route(backend: Arc<BackendRef>) -> Self {
         let destination = Destination {

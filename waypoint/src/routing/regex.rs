@@ -39,7 +39,10 @@ impl Regex {
     /// The longest expression, in bytes.
     pub const MAX_LENGTH: usize = 8 * 1024;
     /// The most memory that a compiled expression may need, in bytes.
-    pub const MAX_SIZE: usize = 1024 * 1024;
+    pub const MAX_SIZE: usize = 64 * 1024;
+    /// The longest text that can be like an expression, in bytes: with [`Regex::MAX_SIZE`] this bounds
+    /// the time that one takes.
+    pub const MAX_TEXT: usize = 8 * 1024;
     /// The most memory in bytes that a thread may keep to match an expression quickly.
     const MAX_CACHE: usize = 256 * 1024;
 
@@ -52,9 +55,10 @@ impl Regex {
         Ok(Self { text: text.into(), compiled })
     }
 
-    /// Whether the whole of `text` is like this. Takes time in proportion to the text's length.
+    /// Whether the whole of `text` is like this. Takes time in proportion to the text's length; none is
+    /// that is longer than [`Regex::MAX_TEXT`].
     pub fn matches(&self, text: &str) -> bool {
-        self.compiled.is_match(text)
+        text.len() <= Self::MAX_TEXT && self.compiled.is_match(text)
     }
 
     /// The expression as it was written.
@@ -233,7 +237,25 @@ mod tests {
     fn expressions_are_bounded() {
         assert_eq!(Regex::new(&"a".repeat(Regex::MAX_LENGTH + 1)), Err(RegexError::TooLong));
         assert_eq!(Regex::new(r"((\pL{100}){100}){100}"), Err(RegexError::TooLarge));
-        check("(a|aa)+", &["a"], &[&"a".repeat(20_000).replace("aaaaaaa", "aaaaaab")]);
+        check("(a|aa)+", &["a"], &[&"a".repeat(Regex::MAX_TEXT - 8).replace("aaaaaaa", "aaaaaab")]);
+        check("a*", &[&"a".repeat(Regex::MAX_TEXT)], &[&"a".repeat(Regex::MAX_TEXT + 1)]);
+    }
+
+    /// What costs the most of all that is admitted, and of which no automaton can be kept.
+    #[test]
+    fn no_expression_takes_long() {
+        let mut largest = None;
+        for count in (10..=1000).step_by(10) {
+            largest = Regex::new(&format!("(?:.*[ab]){{0,3}}(?:[ab]|[^c]){{{count}}}x?"))
+                .ok()
+                .or(largest);
+        }
+        let (regex, text) = (largest.unwrap(), "ab".repeat(Regex::MAX_TEXT / 2));
+        let begun = culvert_agent::clock::now();
+        regex.matches(&text);
+        let took = culvert_agent::clock::now().saturating_duration_since(begun);
+        // All of the test takes 0.2 s on a busy machine.
+        assert!(took < std::time::Duration::from_millis(1000), "{took:?} for {}", regex.as_str());
     }
 
     proptest! {

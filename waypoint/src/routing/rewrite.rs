@@ -8,6 +8,7 @@ use super::{
     condition::{PathMatch, after_segments},
     substitution::Substitution,
 };
+use crate::path::has_dots;
 
 /// Changes to the path and the authority of a request that goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,8 +72,11 @@ impl PathRewrite {
         path: &str,
         query: Option<&str>,
     ) -> Result<Option<PathAndQuery>, RewriteError> {
-        let Some(path) = self.path(path)? else { return Ok(None) };
-        let mut target = path.into_owned();
+        let Some(new) = self.path(path)? else { return Ok(None) };
+        if has_dots(&new) && !has_dots(path) {
+            return Err(RewriteError::Dots);
+        }
+        let mut target = new.into_owned();
         if let Some(query) = query {
             target.push('?');
             target.push_str(query);
@@ -112,6 +116,10 @@ pub enum RewriteError {
     /// It would have characters that no path may have.
     #[error("the new path has characters that no path may have")]
     Characters,
+    /// It would have `.` or `..` among its segments, which the request had not: an endpoint would read
+    /// another path than the one that was matched.
+    #[error("the new path has dot segments")]
+    Dots,
 }
 
 #[cfg(test)]
@@ -179,6 +187,26 @@ mod tests {
         let substitution = Substitution::new("^/a/(.*)$", r"/b/\1").unwrap();
         let rewrite = PathRewrite::Regex(substitution);
         assert_eq!(target(&rewrite, "/a/x", Some("q=/a/")).as_deref(), Some("/b/x?q=/a/"));
+    }
+
+    #[test]
+    fn a_rewrite_makes_no_dot_segments() {
+        let rewrite = |to: &str| PathRewrite::Prefix { length: "/img".len(), to: to.into() };
+        for (to, path) in [
+            ("/static/", "/img../secret"),
+            ("/static/", "/img.."),
+            ("/static/", "/img..;x=y/secret"),
+            ("/static/%2e", "/img./secret"),
+            ("/static/.", "/img/x"),
+        ] {
+            assert_eq!(rewrite(to).target(path, None), Err(RewriteError::Dots), "{to} {path}");
+        }
+        assert_eq!(
+            target(&rewrite("/static/"), "/img.../x", None).as_deref(),
+            Some("/static/.../x")
+        );
+        // Whoever normalises nothing gets what the client sent.
+        assert_eq!(target(&rewrite("/s"), "/img/../x", None).as_deref(), Some("/s/../x"));
     }
 
     #[test]

@@ -59,9 +59,12 @@ impl Substitution {
         (&self.text, &self.to)
     }
 
-    /// Replaces every part of `text` that is like the expression; `None` when the result would be
-    /// longer than `limit` bytes.
+    /// Replaces every part of `text` that is like the expression; `None` when the text is longer than
+    /// [`regex::Regex::MAX_TEXT`], or the result would be longer than `limit` bytes.
     pub fn replace(&self, text: &str, limit: usize) -> Option<String> {
+        if text.len() > regex::Regex::MAX_TEXT {
+            return None;
+        }
         let mut out = String::new();
         let mut copied = 0;
         for found in self.compiled.captures_iter(text) {

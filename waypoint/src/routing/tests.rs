@@ -6,7 +6,7 @@ use culvert_agent::identity::Identity;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::{
-    Action, BackendRef, Client, Decision, Destination, Destinations, Forward, HeaderEdits,
+    Action, BackendRef, Client, Decision, Destination, Destinations, Field, Forward, HeaderEdits,
     HeaderMatch, Match, Onward, PathMatch, PortRoutes, Protocol, QueryMatch, Regex, RequestHead,
     Rule, Step, Target, TextMatch, decide,
 };
@@ -125,7 +125,7 @@ fn prefix(prefix: &str) -> Match {
 }
 
 fn header(name: &str, value: TextMatch) -> HeaderMatch {
-    HeaderMatch { name: HeaderName::try_from(name).unwrap(), value }
+    HeaderMatch { name: Field::named(name).unwrap(), value }
 }
 
 fn with_header(name: &str, value: TextMatch) -> Match {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    condition::{ClientCondition, Condition, HeaderMatch, PathMatch, QueryMatch, TextMatch},
+    condition::{ClientCondition, Condition, Field, HeaderMatch, PathMatch, QueryMatch, TextMatch},
     edit::Edits,
     rewrite::PathRewrite,
 };
@@ -53,6 +53,18 @@ impl Display for TextMatch {
 impl Display for HeaderMatch {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "header {} {}", self.name, self.value)
+    }
+}
+
+impl Display for Field {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header(name) => name.as_str(),
+            Self::Path => ":path",
+            Self::Method => ":method",
+            Self::Scheme => ":scheme",
+            Self::Authority => ":authority",
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Shell: the HTTP connections to one endpoint, as one backend's.
 //! Never: more idle ones than the named limit.
 use std::{
+    future::Future,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -31,7 +32,8 @@ use crate::{
     body::{Meter, RequestBody},
     listener::{
         TunnelStream, Version,
-        serve::{LONGEST_HEAD, Owned, STREAMS},
+        serve::{LONGEST_HEAD, MOST_UNSENT, Owned, STREAMS},
+        stream::Speaking,
     },
     outcome::{Failure, Outcome},
 };
@@ -43,15 +45,14 @@ pub(super) const IDLE: Duration = Duration::from_secs(90);
 const MOST_IDLE: usize = 128;
 /// Bytes of bodies that one HTTP/2 connection may have sent us before we passed them on.
 const WINDOW: u32 = 1 << 20;
-/// Bytes of requests that wait for the window of an HTTP/2 stream.
-const MOST_UNSENT: usize = 256 << 10;
 
 /// All connections to one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
-    dialling: tokio::sync::Mutex<()>,
+    /// One dial at a time. Holds when and why the last one failed, for those who waited for it.
+    dialling: tokio::sync::Mutex<Option<(Instant, Failure)>>,
     pub(super) doors: Arc<Doors>,
     /// How the backend is called, as of the last request.
     policy: Mutex<Arc<CallPolicy>>,
@@ -130,9 +131,26 @@ impl Lane {
         }
     }
 
-    /// Only one task dials.
-    pub(super) async fn dialling(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.dialling.lock().await
+    /// A connection that many requests share: only one task dials, and those who waited for it have
+    /// what it comes to. Says whether the connection was there already.
+    pub(super) async fn shared_dial(
+        &self,
+        pool: &ConnectionPool,
+        connect: impl Future<Output = Result<(Connection, bool), Failure>>,
+    ) -> Result<(Connection, bool), Failure> {
+        let asked = clock::now();
+        let mut last = self.dialling.lock().await;
+        if let Some(connection) = self.take(pool).await {
+            return Ok((connection, true));
+        }
+        if let Some((at, failure)) = &*last
+            && *at >= asked
+        {
+            return Err(failure.clone());
+        }
+        let made = connect.await;
+        *last = made.as_ref().err().map(|failure| (clock::now(), failure.clone()));
+        made
     }
 
     /// Begins to speak HTTP.
@@ -145,15 +163,20 @@ impl Lane {
     ) -> Result<Connection, Failure> {
         match opened {
             Opened::Tunnel(tunnel) => {
-                self.begin(TunnelStream::from(tunnel), version, open, drain).await
+                let stream = TunnelStream::from(tunnel);
+                let speaking = stream.speak();
+                self.begin((stream, Some(speaking)), version, open, drain).await
             }
-            Opened::Plain(stream) => self.begin(stream, version, open, drain).await,
+            Opened::Plain(stream) => self.begin((stream, None), version, open, drain).await,
         }
     }
 
     async fn begin(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        (stream, speaking): (
+            impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+            Option<Speaking>,
+        ),
         version: Version,
         open: Open,
         drain: &Drain,
@@ -166,7 +189,7 @@ impl Lane {
                 drain.spawn(async move {
                     // How it ended, its requests say.
                     let _ = connection.with_upgrades().await;
-                    drop(open);
+                    drop((speaking, open));
                 });
                 Ok(Connection::Http1(sender, Life::new(clock::now())))
             }
@@ -180,7 +203,7 @@ impl Lane {
                 let (sender, connection) = begun.await.map_err(|e| failure::of_http(&e))?;
                 drain.spawn(async move {
                     let _ = connection.await;
-                    drop(open);
+                    drop((speaking, open));
                 });
                 Ok(self.share(sender))
             }

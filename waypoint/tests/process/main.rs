@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
 
+mod analyze;
 mod balancing;
+mod bounds;
 mod client;
 mod ejection;
 mod explain;
@@ -11,13 +13,16 @@ mod hostile;
 mod http;
 mod lab;
 mod mirrors;
+mod mission;
 mod opaque;
 mod outside;
 mod pod;
 mod policy;
 mod retries;
+mod routes;
 mod rules;
 mod script;
 mod stop;
 mod timeouts;
 mod tunnel;
+mod websocket;

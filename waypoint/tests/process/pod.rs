@@ -224,6 +224,7 @@ impl Agent {
         match port {
             8081 => self.http(stream, true).await,
             8082 => self.either(stream).await,
+            8088 => settings_first(stream).await,
             8083 | 8084 => echo(stream, &self.name).await,
             MUTE => {
                 // Held until the mesh is gone.
@@ -282,6 +283,14 @@ impl Agent {
     }
 }
 
+/// Begins with HTTP/2's settings, and says nothing more.
+async fn settings_first(mut stream: TunnelStream) {
+    let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+    let _ = stream.flush().await;
+    let mut bytes = [0; 1024];
+    while let Ok(1..) = stream.read(&mut bytes).await {}
+}
+
 /// Says its name with every line back.
 async fn echo(stream: TunnelStream, name: &str) {
     let (mut read, mut write) = tokio::io::split(stream);
@@ -334,7 +343,10 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
             answer.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
             Ok(answer)
         }
-        ("socket", _) => Ok(websocket(request, &agent.drain)),
+        ("socket", rest) => {
+            let rest = rest.and_then(|rest| usize::try_from(rest).ok());
+            Ok(websocket(request, rest.unwrap_or(0), &agent.drain))
+        }
         ("shop.Cart", _) => Ok(call(request)),
         _ => told(request, agent).await,
     }
@@ -374,7 +386,8 @@ pub(crate) async fn told(
     Ok(answer)
 }
 
-fn websocket(mut request: Request<Incoming>, drain: &Drain) -> Answer {
+/// Says everything back in capitals, and when its client is done so many bytes more.
+fn websocket(mut request: Request<Incoming>, rest: usize, drain: &Drain) -> Answer {
     let upgraded = hyper::upgrade::on(&mut request);
     drain.spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
@@ -386,6 +399,8 @@ fn websocket(mut request: Request<Incoming>, drain: &Drain) -> Answer {
                 return;
             }
         }
+        let _ = stream.write_all(&vec![b'x'; rest]).await;
+        let _ = stream.shutdown().await;
     });
     let mut answer = Response::new(full(String::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -34,6 +34,8 @@ const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
 /// Whose Gateway a pod, or a service, is part of: it has no waypoint of its own.
 const PART_OF_GATEWAY: [&str; 2] =
     ["gateway.networking.k8s.io/gateway-name", "gateway.istio.io/managed"];
+/// Classes of Gateways that are waypoints; those of the edge are none.
+const CLASSES: [&str; 2] = ["culvert-waypoint", "istio-waypoint"];
 /// The port for tunnels.
 const HBONE: &str = "HBONE";
 
@@ -55,6 +57,7 @@ pub(super) struct Facts {
 
 #[derive(Debug)]
 struct Gateway {
+    is_waypoint: bool,
     destination: WaypointDestination,
     port: u16,
     serves: String,
@@ -146,7 +149,9 @@ impl Facts {
         let address = || Some(WaypointDestination::Address(given(false)?.value.parse().ok()?));
         let hostname = given(true).map(|address| address.value.to_ascii_lowercase());
         let service = || self.host_of(&metadata.name, &metadata.namespace);
+        let class = gateway.spec.gateway_class_name.as_str();
         Gateway {
+            is_waypoint: listener.is_some() || class.is_empty() || CLASSES.contains(&class),
             destination: match hostname {
                 Some(hostname) => WaypointDestination::Host(hostname.into()),
                 None => address().unwrap_or_else(service),
@@ -291,6 +296,9 @@ impl Facts {
     fn admitted(&self, name: &str, home: &str, namespace: &str) -> Result<&Gateway, &'static str> {
         match self.gateways.get(&(home.to_owned(), name.to_owned())) {
             None => Err("which does not exist"),
+            Some(gateway) if !gateway.is_waypoint => Err(
+                "which is no waypoint (gatewayClassName culvert-waypoint or istio-waypoint, or an HBONE listener)",
+            ),
             Some(gateway) if home != namespace && !self.is_admitted(gateway, namespace) => Err(
                 "which does not admit this namespace (allowedRoutes.namespaces on its HBONE listener: from All, or from Selector with its matchLabels)",
             ),

@@ -282,6 +282,31 @@ fn labels_of_object_and_namespace_name_the_waypoint() {
 }
 
 #[test]
+fn a_gateway_of_the_edge_is_no_waypoint_and_a_service_entry_may_have_one() {
+    for (class, listeners, waypoint) in [
+        ("istio", "", false),
+        ("istio", "{name: mesh, port: 15008, protocol: HBONE}", true),
+        ("istio-waypoint", "", true),
+        ("culvert-waypoint", "", true),
+    ] {
+        let snapshot = snapshot(&format!(
+            "{{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {{name: g, namespace: shop}}, spec: {{gatewayClassName: {class}, listeners: [{listeners}]}}}}\n---\n\
+             {{kind: Service, apiVersion: v1, metadata: {{name: a, namespace: shop, labels: {{istio.io/use-waypoint: g}}}}, spec: {{clusterIP: 10.96.0.1}}}}\n---\n\
+             {{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {{name: e, namespace: shop, labels: {{istio.io/use-waypoint: g}}}}, \
+             spec: {{hosts: [e.example], addresses: [10.97.0.1], resolution: STATIC, endpoints: [{{address: 192.0.2.1}}]}}}}\n"
+        ));
+        for host in ["a.shop.svc.cluster.local", "e.example"] {
+            let service = snapshot.service_named(host).unwrap();
+            assert_eq!(service.waypoint.is_some(), waypoint, "{host} {class} {listeners}");
+        }
+        let said =
+            |problem: &&crate::origin::Problem| problem.text.contains("which is no waypoint");
+        let said = snapshot.problems().iter().filter(said).count();
+        assert_eq!(said, if waypoint { 0 } else { 2 }, "{:?}", snapshot.problems());
+    }
+}
+
+#[test]
 fn a_gateway_admits_namespaces_by_their_labels() {
     let admitting = |selector: &str| {
         let allowed =

@@ -1,4 +1,5 @@
-//! Shell: the same work under plain TCP, Culvert and, where it is given, ztunnel; side by side.
+//! Shell: the same work under plain TCP, Culvert and, where it is given, ztunnel; the same requests
+//! through Culvert's waypoint and Envoy; side by side.
 //! Never: a verdict by a clock alone: what counts are ratios within one run.
 #![forbid(unsafe_code)]
 #![allow(
@@ -6,7 +7,9 @@
     reason = "only the product reads its clock in one place; a tool measures where it works"
 )]
 
+mod compile;
 mod cost;
+mod l7;
 mod measure;
 mod memory;
 mod plane;
@@ -70,8 +73,16 @@ enum What {
         #[arg(long, default_value_t = 100_000)]
         pods: usize,
     },
+    /// The waypoint: HTTP/1.1 and HTTP/2 through services of 0, 1 and 50 rules, Culvert's waypoint
+    /// beside Envoy with the same rules; then what a mesh of 10,000 services costs it. About six
+    /// minutes. ENVOY names the peer's binary; `cargo xtask` installs one where it does not.
+    L7(l7::Arguments),
     #[command(hide = true)]
     Sink(sink::Arguments),
+    #[command(hide = true)]
+    L7Load(l7::load::Arguments),
+    #[command(hide = true)]
+    L7Server(l7::server::Arguments),
 }
 
 fn main() -> Result<()> {
@@ -79,7 +90,10 @@ fn main() -> Result<()> {
         What::L4 { secs, rounds, only, json } => l4(secs, rounds, &only, json),
         What::Capture => Ok(writeln!(std::io::stdout(), "{}", sink::steady()?)?),
         What::Scale { pods } => Ok(writeln!(std::io::stdout(), "{}", scale::scale(pods)?)?),
+        What::L7(arguments) => l7::run(&arguments),
         What::Sink(arguments) => sink::run(&arguments),
+        What::L7Load(arguments) => l7::load::run(&arguments),
+        What::L7Server(arguments) => l7::server::run(&arguments),
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) fn load(plane: &Plane, to: To, arguments: &[&str], secs: f64) -> Resu
 }
 
 /// Seconds of CPU time that processes have used, user and system.
-fn cpu(pids: &[u32]) -> Result<f64> {
+pub(crate) fn cpu(pids: &[u32]) -> Result<f64> {
     let mut ticks = 0;
     for pid in pids {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("an agent is gone")?;

@@ -55,7 +55,7 @@ pub(crate) fn table(samples: &[Sample]) -> String {
     text + &list(&format!("Goals reached: {reached} of {goals}; short of it"), &short)
 }
 
-fn list(head: &str, items: &[String]) -> String {
+pub(crate) fn list(head: &str, items: &[String]) -> String {
     if items.is_empty() {
         return format!("{head}: nothing.\n");
     }
@@ -131,7 +131,7 @@ impl Medians<'_> {
     }
 }
 
-fn cell(figure: Option<f64>) -> String {
+pub(crate) fn cell(figure: Option<f64>) -> String {
     match figure {
         None | Some(0.0) => "–".into(),
         Some(figure) if figure.abs() >= 100.0 => format!("{figure:.0}"),

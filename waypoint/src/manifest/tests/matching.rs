@@ -123,8 +123,6 @@ fn headers_that_must_be_there() {
         "{headers: {x: {exact: 'a,b'}}}",
         &[("GET a.shop/ x=a x=b", true), ("GET a.shop/ x=b x=a", false)],
     );
-    // Names of fields are no headers.
-    check("{headers: {uri: {exact: /nothing}}}", &[("GET a.shop/", true)]);
 }
 
 /// B40.
@@ -174,4 +172,35 @@ fn gateways_of_a_block_must_name_the_mesh() {
     check("{gateways: [mesh]}", &[("GET a.shop/", true)]);
     let world = world("{gateways: [edge]}");
     assert_eq!(world.ask("GET a.shop/"), "a.shop:80");
+}
+
+/// Envoy's pseudo-headers are conditions like others, beside the fields of their names.
+#[test]
+fn pseudo_headers_are_conditions_too() {
+    check(
+        "{headers: {':path': {exact: '/x?y=1'}}}",
+        &[("GET a.shop/x?y=1", true), ("GET a.shop/x", false)],
+    );
+    check(
+        "{headers: {':method': {regex: 'P.*'}}, method: {exact: POST}}",
+        &[("POST a.shop/", true), ("PUT a.shop/", false), ("GET a.shop/", false)],
+    );
+    check(
+        "{headers: {':authority': {prefix: a.}, ':scheme': {exact: http}}}",
+        &[("GET a.shop/", true), ("GET a.shop/ authority=b", false)],
+    );
+    check(
+        "{withoutHeaders: {':method': {exact: DELETE}, ':path': {prefix: /admin}}}",
+        &[("GET a.shop/", true), ("DELETE a.shop/", false), ("GET a.shop/admin", false)],
+    );
+    check("{headers: {uri: {exact: x}}}", &[("GET a.shop/ uri=x", true), ("GET a.shop/", false)]);
+}
+
+/// Of a text that is too long for an expression nobody says that it is not like it.
+#[test]
+fn nothing_is_said_of_texts_that_are_too_long() {
+    let long = "x".repeat(crate::routing::Regex::MAX_TEXT + 1);
+    let (long, short) = (format!("GET a.shop/ h={long}"), "GET a.shop/ h=y");
+    check("{headers: {h: {regex: 'x*'}}}", &[(&long, false)]);
+    check("{withoutHeaders: {h: {regex: 'x*'}}}", &[(&long, false), (short, true)]);
 }

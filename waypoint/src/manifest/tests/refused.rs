@@ -42,10 +42,10 @@ fn a_field_that_nobody_knows_refuses_the_object() {
     assert_eq!(
         world.problems(),
         [
-            "v.yaml:8 VirtualService shop/x: unknown field \"spec.http[0].match[0].headres\"; it does not count"
+            "v.yaml:8 VirtualService shop/x: unknown field \"spec.http[0].match[0].headres\"; until it is mended nothing passes for its hosts"
         ]
     );
-    assert_eq!(world.ask("GET a.shop/"), "a.shop:80");
+    assert_eq!(world.ask("GET a.shop/"), "500");
 }
 
 #[test]
@@ -117,6 +117,21 @@ fn virtual_services_are_admitted_by_istios_rules() {
     );
     check(
         "VirtualService",
+        "{hosts: [c.b, a.b, A.b, '*.c', x.c, '*-b.d', a-b.d], http: [{route: [{destination: {host: a}}]}]}",
+        &["/spec/hosts: duplicate hosts in virtual service: a.b & A.b"],
+    );
+    check(
+        "VirtualService",
+        "{hosts: [a.b, '*-b.d', c.d, a-b.d], http: [{route: [{destination: {host: a}}]}]}",
+        &["/spec/hosts: duplicate hosts in virtual service: *-b.d & a-b.d"],
+    );
+    check(
+        "VirtualService",
+        "{hosts: [a.b, '*.c', b.d, bc], http: [{route: [{destination: {host: a}}]}]}",
+        &[],
+    );
+    check(
+        "VirtualService",
         "{hosts: [a]}",
         &["/spec: http, tcp or tls must be provided in virtual service"],
     );
@@ -125,6 +140,24 @@ fn virtual_services_are_admitted_by_istios_rules() {
         "{gateways: [mesh], http: [{route: [{destination: {host: a}}]}]}",
         &["/spec/gateways: delegate virtual service must have no gateways specified"],
     );
+}
+
+/// However much is wrong with an object, what is said of it is short; and what makes it invalid is said.
+#[test]
+fn little_is_said_of_one_object() {
+    let hosts = |host: &str| vec![host; 10_000].join(", ");
+    check(
+        "VirtualService",
+        &format!("{{hosts: [{}], http: [{{{ROUTE}}}]}}", hosts("a")),
+        &["/spec/hosts: duplicate hosts in virtual service: a & a"],
+    );
+    let spec = format!("{{hosts: [{}], http: [{{{ROUTE}}}]}}", hosts("'-'"));
+    assert_eq!(found(&istio("VirtualService", "x", "shop", &spec)).len(), 100);
+    let discouraged = vec!["a.b"; 200].join(", ");
+    let spec = format!("{{hosts: [a], gateways: [{discouraged}], http: [{{name: x}}]}}");
+    let said = found(&istio("VirtualService", "x", "shop", &spec));
+    assert_eq!(said.len(), 101);
+    assert!(said[100].starts_with("/spec/http/0: HTTP route"), "{}", said[100]);
 }
 
 /// I186: their rules for requests.
@@ -209,6 +242,21 @@ fn changes_are_admitted_by_istios_rules() {
             "/spec/http/0/match/0: JWT claim based routing (key: @request.auth.claims.iss) is only supported for gateway, found no gateways: []",
         ],
     );
+}
+
+/// A response has a status, a request has none.
+#[test]
+fn what_no_request_has_is_no_condition() {
+    for kind in ["headers", "withoutHeaders"] {
+        for name in [":status", ":nope"] {
+            rule(
+                &format!("match: [{{{kind}: {{'{name}': {{exact: x}}}}}}], {ROUTE}"),
+                &[&format!(
+                    "/spec/http/0/match/0/{kind}/{name}: header name {name} is not a valid header name"
+                )],
+            );
+        }
+    }
 }
 
 /// K203.
@@ -369,6 +417,16 @@ fn routes_are_admitted_by_the_gateway_apis_rules() {
     route(
         &format!("timeouts: {{request: 1s, backendRequest: 2s}}, {backend}"),
         &["/spec/rules/0/timeouts: backendRequest timeout cannot be longer than request timeout"],
+    );
+    route(
+        &format!(
+            "filters: [{{type: CORS, cors: {{allowHeaders: [ü], allowMethods: ['*']}}}}], {backend}"
+        ),
+        &["/spec/rules/0/filters/0/cors/allowHeaders/0: header name ü is not a valid header name"],
+    );
+    route(
+        &format!("filters: [{{type: URLRewrite, urlRewrite: {{hostname: ü}}}}], {backend}"),
+        &["/spec/rules/0/filters/0/hostname: domain name \"ü\" invalid (label \"ü\" invalid)"],
     );
     route(
         &format!("retries: {{}}, {backend}"),

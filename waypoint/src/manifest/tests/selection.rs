@@ -3,7 +3,7 @@ use culvert_agent::discovery::WaypointDestination;
 
 use super::{
     super::{Settings, Waypoint},
-    world::{World, aged, istio, service},
+    world::{World, aged, gateway, istio, service},
 };
 use crate::{
     backend::{Algorithm, ConnectionPool},
@@ -28,7 +28,7 @@ fn waypoint(namespace: &str) -> (Settings, String) {
     let host = format!("waypoint.{namespace}.svc.cluster.local");
     let waypoint = Waypoint {
         namespace: namespace.into(),
-        destinations: vec![WaypointDestination::Host(host.into())],
+        destinations: [WaypointDestination::Host(host.into())].into(),
     };
     let labelled = format!(
         "---\n{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, labels: {{istio.io/use-waypoint: waypoint, \
@@ -92,7 +92,7 @@ fn namespace_and_export_decide_who_counts() {
     let (settings, labelled) = waypoint("infra");
     let ask = |objects: String| {
         let world = World::with(settings.clone(), &(labelled.clone() + &services() + &objects));
-        let refused = world.problems().iter().any(|problem| problem.contains("does not count"));
+        let refused = world.problems().iter().any(|problem| problem.contains("nothing passes"));
         if refused { "refused".to_owned() } else { world.ask("GET a.shop/") }
     };
     let host = "a.shop.svc.cluster.local";
@@ -275,4 +275,73 @@ fn rules_are_looked_for_near_the_waypoint_first() {
     let private = rule("istio-system", host, 9, "exportTo: ['.'],");
     assert_eq!(connections(&root, &[public.clone(), home.clone()]), 3);
     assert_eq!(connections(&root, &[public, private, home]), 9);
+}
+
+/// Another name of the waypoint concerns who is served, and no object: last good versions stay.
+#[test]
+fn objects_outlast_another_name_of_the_waypoint() {
+    let (settings, labelled) = waypoint("infra");
+    let mut world = World::with(settings, &(labelled + &services()));
+    let host = "a.shop.svc.cluster.local";
+    let spec = |place: &str| istio("VirtualService", "x", "shop", &to(host, place, ""));
+    world.write("v.yaml", Some(&spec("b.shop.svc.cluster.local")));
+    world.write("v.yaml", Some(&spec("'*'")));
+    assert_eq!(world.ask("GET a.shop/"), "b.shop:80");
+    world.call("elsewhere");
+    assert!(world.compiled.table.services.is_empty());
+    world.call("waypoint.infra.svc.cluster.local");
+    assert_eq!(world.ask("GET a.shop/"), "b.shop:80");
+    assert_eq!(world.problems().len(), 1, "{:?}", world.problems());
+}
+
+/// A route of another namespace is for that namespace's clients alone, and moves nobody's rules.
+#[test]
+fn what_a_consumer_writes_concerns_nobody_else() {
+    let parent = "parentRefs: [{group: '', kind: Service, name: a, namespace: shop}]";
+    let evil = |path: &str| {
+        let spec = format!(
+            "{{{parent}, rules: [{{matches: [{{path: {{value: {path}}}}}], filters: [{{type: RequestRedirect, requestRedirect: {{path: {{type: ReplaceFullPath, replaceFullPath: /evil}}}}}}]}}]}}"
+        );
+        gateway("HTTPRoute", "evil", "evil", &spec).replace(
+            "namespace: evil}",
+            "namespace: evil, creationTimestamp: '2020-01-01T00:00:00Z'}",
+        )
+    };
+    let world = World::of(&(services() + &evil("/")));
+    assert_eq!(world.ask("GET a.shop/"), "a.shop:80");
+    assert_eq!(world.ask("GET a.shop/ from=evil"), "302");
+    // Nor does its age bring the producer's route before the producer's VirtualService.
+    let rules = aged(
+        "VirtualService",
+        "v",
+        "shop",
+        (1, "{hosts: [a], http: [{match: [{uri: {prefix: /v}}], directResponse: {status: 418}}]}"),
+    );
+    let own = gateway(
+        "HTTPRoute",
+        "own",
+        "shop",
+        &format!("{{{parent}, rules: [{{backendRefs: [{{name: b, port: 80}}]}}]}}"),
+    )
+    .replacen(
+        "namespace: shop}",
+        "namespace: shop, creationTimestamp: '2026-01-01T00:00:02Z'}",
+        1,
+    );
+    let (settings, labelled) = waypoint("infra");
+    let world = |objects: String| {
+        World::with(settings.clone(), &(labelled.clone() + &services() + &objects))
+    };
+    let seen = world(rules + &own + &evil("/x"));
+    assert_eq!(seen.ask("GET a.shop/v"), "418");
+    assert_eq!(seen.ask("GET a.shop/x"), "b.shop:80");
+    assert_eq!(seen.ask("GET a.shop/x from=evil"), "302");
+    // What the service's owner says of all comes before what a consumer says.
+    let all = aged(
+        "VirtualService",
+        "v",
+        "shop",
+        (1, "{hosts: [a], http: [{directResponse: {status: 403}}]}"),
+    );
+    assert_eq!(world(all + &evil("/")).ask("GET a.shop/ from=evil"), "403");
 }

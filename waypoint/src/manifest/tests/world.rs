@@ -2,8 +2,8 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use culvert_agent::{
-    discovery::Snapshot,
-    manifest::{self, Folder},
+    discovery::{Snapshot, WaypointDestination},
+    manifest::{self, Changes, Folder},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
@@ -33,15 +33,28 @@ impl World {
 
     /// One of these files.
     pub(super) fn with(settings: Settings, yaml: &str) -> Self {
-        let mut world = Self {
+        let mut world = Self::empty(settings);
+        world.write("a.yaml", Some(yaml));
+        world
+    }
+
+    fn empty(settings: Settings) -> Self {
+        Self {
             files: BTreeMap::new(),
             folder: Folder::default(),
             agent: manifest::Compiler::new(manifest::Settings::default()),
             compiler: Compiler::new(settings),
             snapshot: Snapshot::default(),
             compiled: Compiled::default(),
-        };
-        world.write("a.yaml", Some(yaml));
+        }
+    }
+
+    /// All of these files at once.
+    pub(super) fn of_files(files: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut world = Self::empty(Settings::default());
+        let files = files.into_iter().map(|(name, text)| (Arc::from(name), text));
+        world.files = files.collect();
+        world.apply();
         world
     }
 
@@ -66,10 +79,20 @@ impl World {
             Some(text) => drop(self.files.insert(file.into(), text.to_owned())),
             None => drop(self.files.remove(file)),
         }
+        self.apply();
+    }
+
+    fn apply(&mut self) {
         let contents = self.files.iter().map(|(name, text)| (name.clone(), Ok(text.clone())));
         let changes = self.folder.update(contents.collect());
         self.snapshot = self.agent.apply(&self.folder, &changes);
         self.compiled = self.compiler.apply(&self.folder, &changes, &self.snapshot);
+    }
+
+    /// The waypoint is called so from now on.
+    pub(super) fn call(&mut self, host: &str) {
+        self.compiler.set_names([WaypointDestination::Host(host.into())].into());
+        self.compiled = self.compiler.apply(&self.folder, &Changes::default(), &self.snapshot);
     }
 
     /// What is wrong, as it is reported.

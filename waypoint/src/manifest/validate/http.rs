@@ -2,6 +2,7 @@
 //! Never: rules for connections (see `connection`).
 use super::{
     super::{
+        expression::Expression,
         finding::{Findings, step},
         virtual_service::{
             Cors, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, Percent, Retries,
@@ -10,7 +11,7 @@ use super::{
     },
     connection, names,
 };
-use crate::routing::{DirectResponse, Edits, GrpcStatus, Regex, RetryOn, Substitution};
+use crate::routing::{DirectResponse, Edits, GrpcStatus, Regex, RegexError, RetryOn};
 
 /// Bodies above this size are discouraged, bytes (Istio).
 const LARGE_BODY: usize = 100 * 1024;
@@ -109,6 +110,10 @@ fn matches(at: &str, block: &HttpMatch, findings: &mut Findings) {
             text_match(&format!("{at}/{kind}"), kind, text, findings);
         }
     }
+    if !block.stat_prefix.is_empty() {
+        let text = "statPrefix has no effect: requests are counted by service";
+        findings.discouraged(&format!("{at}/statPrefix"), text);
+    }
     if block.port != 0 {
         findings.check(&format!("{at}/port"), names::port(block.port));
     }
@@ -128,7 +133,7 @@ fn text_match(at: &str, kind: &str, text: &StringMatch, findings: &mut Findings)
         findings.invalid(&format!("{at}/prefix"), text);
     }
     // That is how people ask for presence.
-    if text.regex.as_deref() != Some("*") {
+    if text.regex.as_ref().map(Expression::as_str) != Some("*") {
         regex(&format!("{at}/regex"), kind, text, findings);
     }
 }
@@ -141,20 +146,22 @@ fn one_of(at: &str, text: &StringMatch, findings: &mut Findings) {
 }
 
 fn regex(at: &str, kind: &str, text: &StringMatch, findings: &mut Findings) {
-    match text.regex.as_deref() {
-        None => {}
-        Some("") => {
-            findings.invalid(at, format!("{kind:?}: regex string match should not be empty"))
-        }
-        Some(text) => findings.check(at, expression(kind, text)),
+    let Some(regex) = &text.regex else { return };
+    if regex.as_str().is_empty() {
+        return findings.invalid(at, format!("{kind:?}: regex string match should not be empty"));
     }
+    findings.check(at, expression(kind, regex.as_str(), || regex.regex().map(drop)));
 }
 
-fn expression(kind: &str, text: &str) -> Result<(), String> {
+fn expression(
+    kind: &str,
+    text: &str,
+    compile: impl FnOnce() -> Result<(), RegexError>,
+) -> Result<(), String> {
     if text.len() > LONGEST_REGEX {
         return Err(format!("{kind:?}: regex is too large, max length allowed is {LONGEST_REGEX}"));
     }
-    Regex::new(text).map(drop).map_err(|error| {
+    compile().map_err(|error| {
         format!("{kind:?}: {error}; Istio uses RE2 style regex-based match (https://github.com/google/re2/wiki/Syntax)")
     })
 }
@@ -204,8 +211,9 @@ fn cors(at: &str, cors: &Cors, findings: &mut Findings) {
     for (index, origin) in cors.allow_origins.iter().enumerate() {
         let at = format!("{at}/allowOrigins/{index}");
         one_of(&at, origin, findings);
-        let text = [&origin.exact, &origin.prefix, &origin.regex].into_iter().flatten().next();
-        if text.is_none_or(String::is_empty) {
+        let texts = [origin.exact.as_deref(), origin.prefix.as_deref()].into_iter();
+        let mut texts = texts.chain([origin.regex.as_ref().map(Expression::as_str)]).flatten();
+        if texts.next().is_none_or(str::is_empty) {
             findings.invalid(&at, "'' is not a valid match type for CORS allow origins");
         } else {
             regex(&format!("{at}/regex"), "corsPolicy.allowOrigins", origin, findings);
@@ -372,17 +380,13 @@ fn direct_response(at: &str, route: &HttpRoute, findings: &mut Findings) {
         if body.string.is_some() && body.bytes.is_some() {
             findings.invalid(&at, "only one of string and bytes can be set");
         }
-        match body.content() {
-            Err(text) => findings.invalid(&format!("{at}/bytes"), text),
-            Ok(bytes) if bytes.len() > DirectResponse::MAX_BODY => findings.invalid(
-                &at,
-                "large direct_responses may impact control plane performance, must be less than 1MB",
-            ),
-            Ok(bytes) if bytes.len() > LARGE_BODY => findings.discouraged(
-                &at,
-                "large direct_responses may impact control plane performance",
-            ),
-            Ok(_) => {}
+        let large = "large direct_responses may impact control plane performance";
+        match body.content().len() {
+            length if length > DirectResponse::MAX_BODY => {
+                findings.invalid(&at, format!("{large}, must be less than 1MB"));
+            }
+            length if length > LARGE_BODY => findings.discouraged(&at, large),
+            _ => {}
         }
     }
     findings.check(&format!("{at}/status"), status(i64::from(direct.status)));
@@ -438,8 +442,9 @@ fn rewrite(at: &str, route: &HttpRoute, findings: &mut Findings) {
         let text = "UriRegexRewrite requires both Rewrite and Match fields to be specified";
         return findings.invalid(&at, text);
     }
-    findings.check(&at, expression("HTTPRewrite.UriRegexRewrite.Match", &regex.text));
-    if let Err(error) = Substitution::new(&regex.text, &regex.rewrite) {
+    let compile = || Regex::new(&regex.text).map(drop);
+    findings.check(&at, expression("HTTPRewrite.UriRegexRewrite.Match", &regex.text, compile));
+    if let Err(error) = regex.substitution() {
         findings.invalid(&at, format!("UriRegexRewrite has errors: {error}"));
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::super::finding::{Findings, step};
+use crate::routing::Field;
 
 /// The longest domain name.
 const MAX_DOMAIN: usize = 255;
@@ -191,8 +192,7 @@ pub(super) fn gateways(at: &str, gateways: &[String], findings: &mut Findings) {
 
 /// The name of a header that a request is asked for. Claims of tokens are written as headers.
 pub(super) fn header_match(name: &str) -> Result<(), String> {
-    const PSEUDO: [&str; 5] = [":method", ":scheme", ":authority", ":path", ":status"];
-    if is_claim(name) || PSEUDO.contains(&name) {
+    if is_claim(name) || Field::named(name).is_some() {
         return Ok(());
     }
     header(name)

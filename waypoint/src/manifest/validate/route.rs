@@ -1,18 +1,21 @@
 //! Pure: which routes of the Gateway API make sense (the rules of its CRDs, and what Istio refuses).
 //! Never: whether backends are there: those that are not answer their share with 500.
+use http::StatusCode;
+
 use super::{
     super::{
+        expression::Expression,
         filters,
         finding::Findings,
         gateway_api::{
-            BackendRef, BytesRule, Filter, GrpcRule, HeaderFilter, HttpMatch, HttpRule, NamedMatch,
-            PathKind, PathModifier, PathModifierKind, Route, TextKind,
+            BackendRef, BytesRule, CorsFilter, Filter, GrpcRule, HeaderFilter, HttpMatch, HttpRule,
+            NamedMatch, PathKind, PathModifier, PathModifierKind, Route, TextKind,
         },
         mesh_match,
     },
     names,
 };
-use crate::routing::{Edits, Regex};
+use crate::routing::{Edits, Redirect};
 
 /// Filters that an HTTPRoute's rule can have.
 const HTTP: [&str; 6] = [
@@ -142,10 +145,11 @@ fn bytes(at: &str, rule: &BytesRule, findings: &mut Findings) {
 
 fn conditions(at: &str, block: &HttpMatch, findings: &mut Findings) {
     if let Some(path) = &block.path {
-        let (at, value) = (format!("{at}/path/value"), path.value.as_deref().unwrap_or("/"));
+        let (at, value) = (format!("{at}/path/value"), path.value.as_ref());
+        let text = value.map_or("/", Expression::as_str);
         match path.kind {
             PathKind::RegularExpression => expression(&at, value, findings),
-            PathKind::Exact | PathKind::PathPrefix if !value.starts_with('/') => {
+            PathKind::Exact | PathKind::PathPrefix if !text.starts_with('/') => {
                 findings.invalid(&at, "value must be an absolute path and start with '/' when type one of ['Exact', 'PathPrefix']");
             }
             PathKind::Exact | PathKind::PathPrefix => {}
@@ -171,12 +175,13 @@ fn named(at: &str, all: &[NamedMatch], findings: &mut Findings) {
 
 fn text(at: &str, one: &NamedMatch, findings: &mut Findings) {
     if one.kind == TextKind::RegularExpression {
-        expression(&format!("{at}/value"), &one.value, findings);
+        expression(&format!("{at}/value"), Some(&one.value), findings);
     }
 }
 
-fn expression(at: &str, text: &str, findings: &mut Findings) {
-    findings.check(at, Regex::new(text).map(drop).map_err(|error| error.to_string()));
+fn expression(at: &str, text: Option<&Expression>, findings: &mut Findings) {
+    let compiled = text.map_or(Ok(()), |text| text.regex().map(drop));
+    findings.check(at, compiled.map_err(|error| error.to_string()));
 }
 
 fn all(at: &str, filters: &[Filter], known: &[&str], findings: &mut Findings) {
@@ -204,7 +209,8 @@ fn all(at: &str, filters: &[Filter], known: &[&str], findings: &mut Findings) {
             }
         }
         if let Some(redirect) = &filter.request_redirect {
-            if redirect.status_code.is_some_and(|code| ![301, 302, 303, 307, 308].contains(&code)) {
+            let redirects = |code| StatusCode::from_u16(code).is_ok_and(Redirect::allows);
+            if redirect.status_code.is_some_and(|code| !redirects(code)) {
                 findings.invalid(&at, "statusCode must be one of 301, 302, 303, 307, 308");
             }
             if redirect.scheme.as_deref().is_some_and(|scheme| !["http", "https"].contains(&scheme))
@@ -212,10 +218,30 @@ fn all(at: &str, filters: &[Filter], known: &[&str], findings: &mut Findings) {
                 findings.invalid(&at, "scheme must be one of http, https");
             }
         }
-        if let Some(cors) = &filter.cors
-            && cors.allow_origins.iter().any(|origin| filters::origin(origin).is_none())
-        {
-            findings.invalid(&at, "an origin makes no expression");
+        let hostnames = [
+            filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.hostname.as_ref()),
+            filter.request_redirect.as_ref().and_then(|redirect| redirect.hostname.as_ref()),
+        ];
+        for hostname in hostnames.into_iter().flatten() {
+            findings.check(&format!("{at}/hostname"), names::domain(hostname));
+        }
+        if let Some(cors) = &filter.cors {
+            self::cors(&format!("{at}/cors"), cors, findings);
+        }
+    }
+}
+
+fn cors(at: &str, cors: &CorsFilter, findings: &mut Findings) {
+    if filters::origins(cors).is_none() {
+        findings.invalid(at, "an origin makes no expression");
+    }
+    for (kind, all) in [
+        ("allowMethods", &cors.allow_methods),
+        ("allowHeaders", &cors.allow_headers),
+        ("exposeHeaders", &cors.expose_headers),
+    ] {
+        for (index, name) in all.iter().enumerate().filter(|(_, name)| *name != "*") {
+            findings.check(&format!("{at}/{kind}/{index}"), names::header(name));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    super::{finding::Findings, host, virtual_service::VirtualService},
+    super::{finding::Findings, virtual_service::VirtualService},
     connection, http, names,
 };
 
@@ -80,14 +80,28 @@ fn hosts(object: &VirtualService, findings: &mut Findings) {
     if !all_valid {
         return;
     }
-    for (index, one) in object.hosts.iter().enumerate() {
-        for other in object.hosts.iter().skip(index + 1) {
-            if host::overlap(&one.to_ascii_lowercase(), &other.to_ascii_lowercase()) {
-                let text = format!("duplicate hosts in virtual service: {one} & {other}");
-                findings.invalid("/spec/hosts", text);
-            }
-        }
+    if let Some((one, other)) = overlapping(&object.hosts) {
+        let text = format!("duplicate hosts in virtual service: {one} & {other}");
+        findings.invalid("/spec/hosts", text);
     }
+}
+
+/// The first two hosts that have a name in common. Read backwards, those that a wildcard covers follow
+/// it in order, so that neighbours tell.
+fn overlapping(hosts: &[String]) -> Option<(&String, &String)> {
+    let key = |host: &String| host.to_ascii_lowercase().chars().rev().collect::<String>();
+    let mut sorted: Vec<_> = hosts.iter().enumerate().map(|(at, host)| (key(host), at)).collect();
+    sorted.sort_by(|(a, _), (b, _)| a.trim_end_matches('*').cmp(b.trim_end_matches('*')));
+    let together = sorted.windows(2).filter_map(|pair| {
+        let [(one, first), (other, second)] = pair else { return None };
+        let overlap = match one.strip_suffix('*') {
+            Some(wide) => other.starts_with(wide),
+            None => one == other.trim_end_matches('*'),
+        };
+        overlap.then_some((*first.min(second), *first.max(second)))
+    });
+    let (one, other) = together.min()?;
+    Some((hosts.get(one)?, hosts.get(other)?))
 }
 
 /// Claims of tokens decide nothing within the mesh.

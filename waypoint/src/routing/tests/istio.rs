@@ -1,6 +1,6 @@
 //! Pure: what Istio's users depend on. Names begin with the line of the checklist that they check.
 //! Never: the compiling of VirtualServices.
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
@@ -175,19 +175,6 @@ fn b41_authority_is_verbatim() {
     check(&with_header("host", text("shop:80")), &Asked::get("/"), true);
     let https = Match { scheme: Some(text("https")), ..Match::default() };
     check(&https, &Asked::get("/"), false);
-}
-
-#[test]
-fn b42_ports_have_their_own_rules() {
-    let backend = Arc::new(BackendRef { host: "shop".into(), port: 81, subset: Some("v1".into()) });
-    let mut service = ServiceRoutes::default();
-    service.ports.insert(80, routes(vec![rule(Match::default(), "v2")]));
-    service.ports.insert(81, routes(vec![Rule::default_route(backend)]));
-    let mut table = Table::default();
-    table.services.insert("shop".into(), Arc::new(service));
-    let subset = |port| Asked::get("/").subset(table.port("shop", port).unwrap());
-    assert_eq!((subset(80), subset(81)), ("v2", "v1"));
-    assert!(table.port("shop", 82).is_none() && table.port("bank", 80).is_none());
 }
 
 #[test]
@@ -382,21 +369,4 @@ fn b62_b63_mirrors() {
     assert_eq!(shadow("shop"), "shop-shadow");
     assert_eq!(shadow("shop:8080"), "shop-shadow:8080");
     assert_eq!(shadow("[fd00::1]"), "[fd00::1]-shadow");
-}
-
-#[test]
-fn b73_a_table_is_one_value() {
-    let service = |subset| {
-        let mut service = ServiceRoutes::default();
-        service.ports.insert(80, routes(vec![rule(Match::default(), subset)]));
-        Arc::new(service)
-    };
-    let mut before = Table::default();
-    before.services.insert("shop".into(), service("v1"));
-    before.services.insert("bank".into(), service("v1"));
-    let mut after = before.clone();
-    after.services.insert("shop".into(), service("v2"));
-    let subset = |table: &Table| Asked::get("/").subset(table.port("shop", 80).unwrap()).to_owned();
-    assert_eq!((subset(&before), subset(&after)), ("v1".to_owned(), "v2".to_owned()));
-    assert!(Arc::ptr_eq(&before.services["bank"], &after.services["bank"]));
 }
