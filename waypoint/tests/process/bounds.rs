@@ -4,7 +4,7 @@ use std::time::Duration;
 use culvert_agent::clock;
 use http::Request;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     time::{sleep, timeout},
 };
 
@@ -254,18 +254,8 @@ async fn a_timeout_begins_with_the_last_byte_that_can_come() {
     let said = [preface(), frame(1, 0x4, 1, &block), frame(0, 0, 1, b"hello")].concat();
     stream.write_all(&said).await.expect("said");
     stream.flush().await.expect("said");
-    let answered = async {
-        loop {
-            let mut head = [0; 9];
-            stream.read_exact(&mut head).await.expect("a frame");
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            stream.read_exact(&mut vec![0; length]).await.expect("a frame");
-            if head[3] == 1 {
-                return;
-            }
-        }
-    };
-    timeout(Duration::from_secs(5), answered).await.expect("the timeout does not begin");
+    let answered = timeout(Duration::from_secs(5), frame_of(&mut stream, &[1]));
+    answered.await.expect("the timeout does not begin");
     lab.line(&["POST /sleep/20000", "504 UT"]).await;
 }
 
@@ -302,17 +292,7 @@ async fn framing_of_the_older_version_does_not_pass_by_the_newer() {
         let mut stream = lab.client().stream((CART, 80)).await;
         stream.write_all(&said).await.expect("said");
         stream.flush().await.expect("said");
-        let reset = async {
-            loop {
-                let mut head = [0; 9];
-                stream.read_exact(&mut head).await.expect("a frame");
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-                stream.read_exact(&mut vec![0; length]).await.expect("a frame");
-                if matches!(head[3], 3 | 7) {
-                    return;
-                }
-            }
-        };
+        let reset = frame_of(&mut stream, &[3, 7]);
         timeout(Duration::from_secs(5), reset).await.unwrap_or_else(|_| panic!("{what} passed"));
     }
     assert!(pod.asked().is_empty(), "an endpoint heard {:?}", pod.asked());
@@ -363,4 +343,17 @@ async fn requests_are_counted_under_istios_labels_and_no_others() {
         )
         .collect();
     assert_eq!((names, value), (expected.iter().map(String::as_str).collect(), "1"));
+}
+
+/// Reads until a frame of one of these kinds has come.
+async fn frame_of(stream: &mut (impl AsyncRead + Unpin), kinds: &[u8]) {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("a frame");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        stream.read_exact(&mut vec![0; length]).await.expect("a frame");
+        if kinds.contains(&head[3]) {
+            return;
+        }
+    }
 }
