@@ -265,7 +265,9 @@ async fn connections_of_bytes_are_limited_too() {
 
 #[tokio::test]
 async fn connections_of_bytes_end_when_they_are_idle_or_old() {
-    for pool in ["idleTimeout: 600ms", "maxConnectionDuration: 600ms"] {
+    for (pool, flag) in
+        [("idleTimeout: 600ms", " DC idle_timeout "), ("maxConnectionDuration: 600ms", " UC ")]
+    {
         let (lab, _pods) = lab(&format!("{{connectionPool: {{tcp: {{{pool}}}}}}}"), 1).await;
         let mut stream = lab.client().stream((CART, 83)).await;
         stream.write_all(b"hello").await.expect("said");
@@ -276,7 +278,7 @@ async fn connections_of_bytes_end_when_they_are_idle_or_old() {
         let _ = ended.await.expect("an end");
         assert_eq!(heard, b"cart-1:hello");
         assert!((400..2_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
-        lab.line(&[" UC "]).await;
+        lab.line(&[flag]).await;
     }
 }
 
