@@ -281,7 +281,8 @@ mod tests {
         };
         let drain = Drain::default();
         let mut made = follow(&folder, &drain, make).await.unwrap();
-        fs::write(folder.join("a.yaml"), "{kind: Pod}").unwrap();
+        let pod = "{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: b}}";
+        fs::write(folder.join("a.yaml"), pod).unwrap();
         let patience = RETRY * 10;
         tokio::time::timeout(patience, made.wait_for(|count| **count == 1)).await.unwrap().unwrap();
         drain.force();
