@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,7 @@ use tokio::{
 
 use crate::{
     attachment::{self, Gateway},
+    balance::Balance,
     config::{AccessFormat, Config},
     entrance::Entrance,
     exchange::{Exchange, Mirrors},
@@ -72,7 +73,8 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let (connections, background) = (Drain::default(), Drain::default());
     let (identity, keeper) = certificates(&config, &background)?;
     let lease = keeper.hold(&identity);
-    let mesh = mesh(&config, address, &background).await?;
+    let balance = Balance::default();
+    let mesh = mesh(&config, address, &background, &balance).await?;
     let telemetry = telemetry(&config, &logging);
     let baggage = baggage(&config);
     let own =
@@ -88,7 +90,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         mirrors: Mirrors::default(),
         drain: connections.clone(),
         background: background.clone(),
-        turn: AtomicUsize::new(0),
+        balance: balance.clone(),
     };
     let gateway = Arc::new(gateway(&config, address));
     let entrance = Entrance {
@@ -108,6 +110,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         keeper,
         telemetry: telemetry.clone(),
         upstream,
+        balance,
         config: Arc::new(serde_json::to_value(&config).context("write the configuration")?),
         logging,
         ready: ready.clone(),
@@ -156,6 +159,7 @@ async fn mesh(
     config: &Config,
     address: IpAddr,
     background: &Drain,
+    balance: &Balance,
 ) -> anyhow::Result<watch::Receiver<Arc<Mesh>>> {
     let settings = manifest::Settings {
         trust_domain: config.trust_domain.clone(),
@@ -167,6 +171,7 @@ async fn mesh(
     let gateway = gateway(config, address);
     let home: Arc<str> = format!("{}/{}", config.namespace, config.gateway).into();
     let mut routes = routes::Compiler::new(route_settings(config));
+    let (balance, mut generation) = (balance.clone(), 0);
     let make = move |folder: &Folder, changes: &Changes| {
         let snapshot = compiler.apply(folder, changes);
         routes.set_names(attachment::names(&snapshot, &gateway));
@@ -180,10 +185,17 @@ async fn mesh(
             problems = problems.len(),
             "manifests read"
         );
+        // What a service that is gone leaves behind would stay for ever.
+        balance.retain(|backend| {
+            snapshot.service_named(&backend.host).is_some()
+                || snapshot.workload(&backend.host).is_some()
+        });
+        generation += 1;
+        let here = snapshot.workload_at(address).cloned();
         let (namespace, name) = home.split_once('/').unwrap_or_default();
         let tells = compiler.annotation_of_gateway(namespace, name, TELLS_CLIENTS) == Some("true");
         let own = mesh::Own { gateway: home.clone(), tells_clients: tells };
-        Mesh { snapshot, table, backends, problems, own }
+        Mesh { snapshot, table, backends, problems, generation, here, own }
     };
     Ok(manifest::follow(&config.manifests.directory, background, make).await?)
 }

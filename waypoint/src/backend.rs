@@ -3,8 +3,9 @@
 pub mod endpoints;
 pub mod model;
 
-pub use endpoints::{Endpoint, endpoints};
+pub use endpoints::{Endpoint, endpoints, is_anybody, label};
 pub use model::{
-    Algorithm, Backend, Backends, CallPolicy, ClientTls, ConnectionPool, HashKey, HashTable,
-    LoadBalancer, OutlierDetection, ServiceBackends, TlsMode, Upgrade,
+    Algorithm, Backend, Backends, CallPolicy, ClientTls, ConnectionPool, Cookie, HashKey,
+    HashTable, LoadBalancer, LocalityPolicy, OutlierDetection, RetryBudget, ServiceBackends,
+    Shares, TlsMode, Upgrade, Warmup,
 };

@@ -1,5 +1,7 @@
 //! Shell: the body of a request on its way to an endpoint: counted, and copied to mirrors.
-//! Never: keeps a byte; waits for a mirror.
+//! Never: keeps a byte, but for another try (`replay`); waits for a mirror.
+mod replay;
+
 use std::{
     pin::Pin,
     sync::{
@@ -16,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::{Notify, mpsc};
 
+pub use self::replay::Replay;
 use crate::grpc::Messages;
 
 /// Frames that wait for a mirror, at most; a slower one gets no more of the body.
@@ -107,6 +110,9 @@ pub enum Broken {
     /// A mirror was too slow for it.
     #[error("a mirror was too slow")]
     Slow,
+    /// The try that it was for is over.
+    #[error("another try has the body")]
+    Again,
 }
 
 /// The body of a request.
@@ -138,17 +144,22 @@ enum Source {
     Client(Incoming, fn(&mut HeaderMap)),
     /// A copy, and whether all of it was handed on.
     Copy(mpsc::Receiver<Frame<Bytes>>, Arc<Copied>),
+    /// One try's, of several.
+    Again(replay::Reading),
     Nothing,
 }
 
 impl RequestBody {
     /// What comes from the client; `clean` takes out of its trailers what ends here.
     pub fn new(body: Incoming, meter: Arc<Meter>, clean: fn(&mut HeaderMap)) -> Self {
-        let body = Self { source: Source::Client(body, clean), meter, mirrors: Vec::new() };
-        if body.has_all() {
-            body.meter.end();
+        Self { source: Source::Client(body, clean), meter, mirrors: Vec::new() }.begun()
+    }
+
+    fn begun(self) -> Self {
+        if self.has_all() {
+            self.meter.end();
         }
-        body
+        self
     }
 
     /// Whether nothing can follow: a client may say its length, and never the end (RFC 9113 §8.1.1).
@@ -171,8 +182,17 @@ impl RequestBody {
         let (frames, receiver) = mpsc::channel(MOST_WAITING);
         let copied = Arc::new(Copied::default());
         self.mirrors.push(Mirror { frames, copied: copied.clone() });
-        let source = Source::Copy(receiver, copied);
+        Self::of_copy(receiver, copied)
+    }
+
+    fn of_copy(frames: mpsc::Receiver<Frame<Bytes>>, copied: Arc<Copied>) -> Self {
+        let source = Source::Copy(frames, copied);
         Self { source, meter: Arc::default(), mirrors: Vec::new() }
+    }
+
+    /// One try's. Its meter says how much of it that try was sent.
+    fn again(reading: replay::Reading) -> Self {
+        Self { source: Source::Again(reading), meter: Arc::default(), mirrors: Vec::new() }.begun()
     }
 
     /// What is known of it while it passes.
@@ -204,6 +224,7 @@ impl RequestBody {
                 }
                 Poll::Pending => Poll::Pending,
             },
+            Source::Again(reading) => reading.poll(context),
             Source::Nothing => Poll::Ready(None),
         }
     }
@@ -276,6 +297,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Client(body, _) => body.is_end_stream(),
             Source::Copy(..) => false,
+            Source::Again(reading) => reading.is_end(),
             Source::Nothing => true,
         }
     }
@@ -284,6 +306,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Client(body, _) => body.size_hint(),
             Source::Copy(..) => SizeHint::default(),
+            Source::Again(reading) => reading.hint(),
             Source::Nothing => SizeHint::with_exact(0),
         }
     }
@@ -324,8 +347,7 @@ mod tests {
     async fn few_bytes_wait_for_a_mirror() {
         let (frames, receiver) = mpsc::channel(MOST_WAITING);
         let mirror = Mirror { frames, copied: Arc::default() };
-        let source = Source::Copy(receiver, mirror.copied.clone());
-        let mut copy = RequestBody { source, meter: Arc::default(), mirrors: Vec::new() };
+        let mut copy = RequestBody::of_copy(receiver, mirror.copied.clone());
         let half = Frame::data(Bytes::from(vec![0; MOST_BYTES / 2]));
         assert!(mirror.give(&half) && mirror.give(&half));
         std::future::poll_fn(|context| Pin::new(&mut copy).poll_frame(context)).await;

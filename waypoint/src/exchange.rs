@@ -1,6 +1,7 @@
 //! Story: one request from its head to the end of its response.
 //! Never: parses, touches a socket.
 pub(crate) mod asked;
+mod attempt;
 mod headers;
 mod mirror;
 mod place;
@@ -10,25 +11,24 @@ mod upgrade;
 use std::{
     future::pending,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use culvert_agent::{clock, drain::Drain};
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, header::SET_COOKIE, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::sync::watch;
 
 use self::{
     asked::Asked,
+    attempt::{Call, Time, Tries},
     respond::{Expiry, answered, pass, refuse},
 };
 pub use self::{mirror::Mirrors, respond::ResponseBody};
 use crate::{
     backend::{self, Backend},
+    balance::{Balance, Traffic, Wish},
     body::{Meter, RequestBody},
     grpc,
     listener::Version,
@@ -37,8 +37,9 @@ use crate::{
     path::Normalisation,
     places::Places,
     record::{Record, Session, Telemetry},
+    retry::Plan,
     routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule},
-    upstream::{AnswerBody, To, Upstream},
+    upstream::{AnswerBody, Upstream},
 };
 
 /// What requests share.
@@ -62,8 +63,8 @@ pub struct Exchange {
     pub drain: Drain,
     /// Who owns what nobody waits for.
     pub background: Drain,
-    /// Whose turn it is.
-    pub turn: AtomicUsize,
+    /// Who takes what, and how much there may be.
+    pub balance: Balance,
 }
 
 /// What became of it.
@@ -161,19 +162,27 @@ impl Exchange {
         mut asked: Asked,
         record: &mut Record,
     ) -> Result<Done, LocalReply> {
-        let (to, backend) = self.endpoint(mesh, onward.backend, record)?;
+        let plan = Plan::of(&onward.forward.retry, &asked.head.headers);
+        let mut call = Call::new(mesh, onward, &asked, record)?;
         asked.change(onward)?;
-        let version = version(mesh, &backend, &asked);
+        let version = version(mesh, &call.backend, &asked);
         self.mirror(mesh, onward, &mut asked);
         let client = asked.client.take();
-        let expiry =
-            onward.timeouts.request.map(|timeout| expiry(record.received.clone(), timeout));
+        let received = &record.received;
+        let time = Time {
+            all: onward.timeouts.request.map(|timeout| expiry(received.clone(), timeout)),
+            per_try: onward.timeouts.per_try,
+        };
         let request = asked.into_request(version, client.is_some())?;
-        let sent = clock::now();
-        let (mut answer, expiry) = self.send(&to, version, request, expiry).await?;
+        let (sent, cookie) = (clock::now(), call.cookie.take());
+        let tries = Tries { call, plan, version, time };
+        let (mut answer, expiry) = Box::pin(tries.run(self, request, record)).await?;
         record.service_time = Some(clock::now().saturating_duration_since(sent));
         let status = answer.status();
         onward.response.apply(Some(status), answer.headers_mut());
+        if let Some(cookie) = cookie {
+            answer.headers_mut().append(SET_COOKIE, cookie);
+        }
         match client {
             // It may last.
             Some(client) if status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -187,40 +196,6 @@ impl Exchange {
         }
     }
 
-    fn endpoint(
-        &self,
-        mesh: &Mesh,
-        reference: &Arc<BackendRef>,
-        record: &mut Record,
-    ) -> Result<(To, Backend), LocalReply> {
-        record.backend = Some(reference.clone());
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let (to, backend) = mesh.pick(reference, record.session().dialled, turn)?;
-        record.destination.clone_from(&to.workload);
-        record.endpoint = Some(to.at);
-        Ok((to, backend))
-    }
-
-    /// One attempt, within the time that there is, as long as the client goes on with its request.
-    async fn send(
-        &self,
-        to: &To,
-        version: Version,
-        request: Request<RequestBody>,
-        mut expiry: Option<Expiry>,
-    ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
-        let mut idle = self.idle(request.body().meter());
-        let sent = self.upstream.send(to, version, request);
-        tokio::select! {
-            answer = sent => {
-                let answer = answer.map_err(|failure| LocalReply::failed(&failure))?;
-                Ok((answer, expiry))
-            }
-            () = over(&mut expiry) => Err(LocalReply::timeout()),
-            () = over(&mut idle) => Err(LocalReply::stalled()),
-        }
-    }
-
     /// Over when the client does not go on with its request.
     fn idle(&self, body: &Arc<Meter>) -> Option<Expiry> {
         let (body, patience) = (body.clone(), self.body_idle);
@@ -230,13 +205,16 @@ impl Exchange {
     /// Sends copies to the rule's mirrors.
     fn mirror(&self, mesh: &Mesh, onward: &Onward<'_>, asked: &mut Asked) {
         for reference in &onward.mirrors {
-            let turn = self.turn.load(Ordering::Relaxed);
-            let Ok((to, backend)) = mesh.pick(reference, NOWHERE, turn) else { continue };
+            let Ok((reach, backend)) = mesh.reach(reference, NOWHERE) else { continue };
             let Some(room) = self.mirrors.room() else { return };
+            let balance = (&self.balance, Traffic::Http);
+            let wish = Wish::default();
+            let picked = mesh.pick(balance, (&reach, &backend), NOWHERE, &wish);
+            let Ok(picked) = picked else { continue };
             let version = version(mesh, &backend, asked);
             let Some(copy) = asked.copy(version) else { continue };
             let within = (onward.timeouts.request, room);
-            let sending = mirror::send(self.upstream.clone(), to, version, copy, within);
+            let sending = mirror::send(self.upstream.clone(), picked, version, copy, within);
             self.background.spawn(sending);
         }
     }

@@ -1,6 +1,7 @@
 //! Pure: what the waypoint would do with a request, and why: the very functions that requests go through.
 //! Never: a second opinion; dice, for all that can happen is told with its share.
 mod destination;
+mod endpoints;
 mod question;
 mod service;
 
@@ -14,6 +15,7 @@ use http::header::LOCATION;
 use serde_json::{Value, json};
 
 use self::destination::{destinations, forwarded};
+pub use self::endpoints::endpoints;
 pub use self::question::{Question, decoded};
 use crate::{
     attachment::{Gateway, Target, target},

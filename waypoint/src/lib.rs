@@ -15,7 +15,9 @@ pub mod manifest;
 
 pub mod outcome;
 
+pub mod balance;
 pub mod body;
+pub mod retry;
 
 pub mod places;
 
@@ -48,5 +50,6 @@ pub mod admin;
 pub mod table;
 
 pub mod connections;
+pub mod health;
 pub mod rules;
 pub mod status;

@@ -1,4 +1,4 @@
-//! Pure: everything that is decided by, as it is at one moment, and which endpoint takes a request.
+//! Pure: everything that is decided by, as it is at one moment, and who takes a request.
 //! Never: half of a change.
 use std::{net::IpAddr, net::SocketAddr, sync::Arc};
 
@@ -10,7 +10,8 @@ use culvert_agent::{
 };
 
 use crate::{
-    backend::{Backend, Backends, Endpoint, endpoints},
+    backend::{Algorithm, Backend, Backends, Endpoint, endpoints, is_anybody},
+    balance::{Balance, Ticket, Traffic, View, Wish},
     outcome::LocalReply,
     routing::{self, BackendRef, Table},
     upstream::To,
@@ -27,6 +28,10 @@ pub struct Mesh {
     pub backends: Arc<Backends>,
     /// What is wrong with what was declared.
     pub problems: Vec<Problem>,
+    /// Later ones have higher numbers.
+    pub generation: u64,
+    /// The waypoint itself, where it is known.
+    pub here: Option<Arc<Workload>>,
     /// What is declared of this waypoint.
     pub own: Own,
 }
@@ -39,6 +44,24 @@ pub struct Own {
     /// Whether endpoints are told who the client is
     /// (`ambient.istio.io/xfcc-include-client-identity`).
     pub tells_clients: bool,
+}
+
+/// Who takes requests for a backend.
+#[derive(Clone, Debug)]
+pub enum Reach {
+    /// One of its endpoints.
+    Among(Arc<BackendRef>),
+    /// Whoever is there.
+    At(To),
+}
+
+/// Who takes an attempt.
+#[derive(Debug)]
+pub struct Picked {
+    /// Where it goes.
+    pub to: To,
+    /// Its place there.
+    pub ticket: Ticket,
 }
 
 /// Why nobody takes a request.
@@ -104,45 +127,47 @@ impl Mesh {
         }
     }
 
-    /// The endpoint whose `turn` it is, at an address like the one that was dialled; and how it is
+    /// Who takes requests for a backend by an address like the one that was dialled, and how it is
     /// called.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn pick(
+    /// When there is nobody.
+    pub fn reach(
         &self,
         reference: &Arc<BackendRef>,
         dialled: SocketAddr,
-        turn: usize,
-    ) -> Result<(To, Backend), Nobody> {
+    ) -> Result<(Reach, Backend), Nobody> {
         let backend = self.backends.find(reference).ok_or(Nobody::Unknown)?;
         if backend.policy.refused {
             return Err(Nobody::Refused);
         }
         backend.policy.unmet().map_or(Ok(()), |field| Err(Nobody::Unmet(field)))?;
         let to = |at, workload| To { backend: reference.clone(), at, workload };
+        let at = |there, workload| Reach::At(to(there, workload));
         let Some(service) = self.snapshot.service_named(&reference.host) else {
             // What was dialled may be a workload's own address.
             let workload = self.snapshot.workload(&reference.host).ok_or(Nobody::Unknown)?;
             if !workload.addresses.contains(&dialled.ip()) {
                 return Err(Nobody::NotReady);
             }
-            return Ok((to(dialled, Some(workload.clone())), backend));
+            return Ok((at(dialled, Some(workload.clone())), backend));
         };
         let vip = service.vips.first().map_or(dialled.ip(), |vip| *vip);
         if service.passthrough {
             let own = service.vips.contains(&dialled.ip())
                 || service.ranges.iter().any(|range| range.contains(&dialled.ip()));
-            let at = SocketAddr::new(if own { dialled.ip() } else { vip }, reference.port);
-            let to = to(at, self.snapshot.workload_at(at.ip()).cloned());
+            let there = SocketAddr::new(if own { dialled.ip() } else { vip }, reference.port);
+            let to = to(there, self.snapshot.workload_at(there.ip()).cloned());
             let unread = self.snapshot.is_partial() && !to.is_meshed();
-            return if unread { Err(Nobody::Unread) } else { Ok((to, backend)) };
+            return if unread { Err(Nobody::Unread) } else { Ok((Reach::At(to), backend)) };
         }
-        let ready = endpoints(&self.snapshot, &backend);
-        if let Some(Endpoint { workload, port }) = ready.get(turn % ready.len().max(1)) {
-            let address = address_like(workload, dialled.ip()).ok_or(Nobody::NotReady)?;
-            let at = SocketAddr::new(address, *port);
-            return Ok((to(at, Some(workload.clone())), backend));
+        // Behind a service's address there is only the mesh itself, so only others are passed on to.
+        let passes = backend.policy.load_balancer.algorithm == Algorithm::Passthrough;
+        if let Some(workload) = self.snapshot.workload_at(dialled.ip()).filter(|_| passes) {
+            return Ok((at(dialled, Some(workload.clone())), backend));
+        }
+        if is_anybody(&self.snapshot, &backend) {
+            return Ok((Reach::Among(reference.clone()), backend));
         }
         // Who is behind it may be nobody that the mesh can know: then the node's own rules find them.
         let vip = SocketAddr::new(vip, reference.port);
@@ -150,11 +175,61 @@ impl Mesh {
             let choice = Choice::default();
             unmeshed_hop(&self.snapshot, "", vip, &choice).ok().filter(|hop| hop.workload.is_none())
         });
-        outside.flatten().map(|hop| (to(hop.endpoint, None), backend)).ok_or(Nobody::NotReady)
+        let hop = outside.flatten().ok_or(Nobody::NotReady)?;
+        Ok((at(hop.endpoint, None), backend))
+    }
+
+    /// Who takes an attempt at a backend.
+    ///
+    /// # Errors
+    /// When there is nobody.
+    pub fn pick(
+        &self,
+        (balance, traffic): (&Balance, Traffic),
+        (reach, backend): (&Reach, &Backend),
+        dialled: SocketAddr,
+        wish: &Wish,
+    ) -> Result<Picked, Nobody> {
+        let policy = &backend.policy;
+        let reference = match reach {
+            Reach::At(to) => {
+                let ticket = balance.group(&to.backend, traffic).fixed(policy);
+                return Ok(Picked { to: to.clone(), ticket });
+            }
+            Reach::Among(reference) => reference,
+        };
+        let group = balance.group(reference, traffic);
+        group.follow(self.generation, || self.view(backend));
+        let ticket = group.pick(policy, wish).ok_or(Nobody::NotReady)?;
+        let endpoint = ticket.pick().map(|pick| pick.endpoint.clone()).ok_or(Nobody::NotReady)?;
+        let to = To::endpoint(reference, &endpoint, dialled).ok_or(Nobody::NotReady)?;
+        Ok(Picked { to, ticket })
+    }
+
+    /// Who is behind a backend, as balancers see it.
+    pub fn view(&self, backend: &Backend) -> View {
+        let service = self.snapshot.service_named(&backend.reference.host);
+        View {
+            endpoints: endpoints(&self.snapshot, backend),
+            policy: backend.policy.clone(),
+            here: self.here.clone(),
+            distribution: service.map(|service| service.distribution).unwrap_or_default(),
+        }
     }
 }
 
 impl To {
+    /// An endpoint, at an address like the one that was dialled.
+    pub fn endpoint(
+        reference: &Arc<BackendRef>,
+        endpoint: &Endpoint,
+        dialled: SocketAddr,
+    ) -> Option<Self> {
+        let Endpoint { workload, port } = endpoint;
+        let at = SocketAddr::new(address_like(workload, dialled.ip())?, *port);
+        Some(Self { backend: reference.clone(), at, workload: Some(workload.clone()) })
+    }
+
     /// Whether it is reached by a tunnel.
     pub fn is_meshed(&self) -> bool {
         self.workload.as_ref().is_some_and(|workload| workload.protocol == Protocol::Hbone)
@@ -191,7 +266,10 @@ mod tests {
         let mesh = Mesh { snapshot, backends, ..Mesh::default() };
         let reference = Arc::new(BackendRef { host: host.into(), port: 80, subset: None });
         let dialled = SocketAddr::from(([10, 97, 0, 1], 80));
-        mesh.pick(&reference, dialled, 0).map(|(to, _)| to.at)
+        mesh.reach(&reference, dialled).map(|(reach, _)| match reach {
+            Reach::At(to) => to.at,
+            Reach::Among(_) => panic!("nobody is there but who was dialled"),
+        })
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use crate::{
+    balance::Balance,
     dump::routes,
     explain::{self, Question, Waypoint, decoded},
     mesh::Mesh,
@@ -41,6 +42,7 @@ const INDEX: &str = "culvert-waypoint\n\
     GET  /routes?service=NAME    the rules of a service, in order\n\
     GET  /explain/request?source=NAMESPACE/POD&service=NAME[&port=&method=&path=&authority=&header=NAME:VALUE]\n\
     \x20                            which rule would take a request, and where it would go\n\
+    GET  /endpoints?service=NAME who takes requests for a service, who is left out, what is under way\n\
     POST /logging[?level=LEVEL]  show or change the log level\n\
     POST /quitquitquit           stop the waypoint\n";
 
@@ -57,6 +59,8 @@ pub struct Operators {
     pub telemetry: Arc<Telemetry>,
     /// Connections to endpoints.
     pub upstream: Upstream,
+    /// Endpoints, and what is known of them.
+    pub balance: Balance,
     /// The configuration, with its keys as the file has them.
     pub config: Arc<Value>,
     /// Whose level can be changed.
@@ -103,6 +107,7 @@ impl Operators {
             ("/config_dump", _) => admin::json(&self.dump()),
             ("/routes", _) => said(self.routes(query.unwrap_or_default())),
             ("/explain/request", _) => said(self.explain(query.unwrap_or_default())),
+            ("/endpoints", _) => said(self.endpoints(query.unwrap_or_default())),
             ("/stats/prometheus", _) => prometheus(self.metrics()),
             ("/logging", &Method::POST) => self.level(query.unwrap_or_default()),
             ("/quitquitquit", &Method::POST) => {
@@ -134,9 +139,14 @@ impl Operators {
     }
 
     fn routes(&self, query: &str) -> Result<Value, String> {
-        let mut names = query.split('&').filter_map(|pair| pair.strip_prefix("service="));
-        let name = names.next().and_then(decoded).ok_or("give service")?;
+        let name = service_of(query)?;
         explain::routes(&self.mesh.borrow().clone(), &self.own, &name)
+    }
+
+    fn endpoints(&self, query: &str) -> Result<Value, String> {
+        let name = service_of(query)?;
+        let mesh = self.mesh.borrow().clone();
+        explain::endpoints(&mesh, &self.balance, &name, clock::now())
     }
 
     fn explain(&self, query: &str) -> Result<Value, String> {
@@ -152,6 +162,7 @@ impl Operators {
         ] {
             text.push_str(&format!("# TYPE {name} gauge\n{name} {value}\n"));
         }
+        text.push_str(&self.balance.metrics());
         let dropped = self.logging.dropped();
         let version = env!("CARGO_PKG_VERSION");
         text.push_str(&format!(
@@ -170,6 +181,11 @@ impl Operators {
             Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }
+}
+
+fn service_of(query: &str) -> Result<String, String> {
+    let mut names = query.split('&').filter_map(|pair| pair.strip_prefix("service="));
+    Ok(names.next().and_then(decoded).ok_or("give service")?)
 }
 
 fn said(answer: Result<Value, String>) -> Answer {

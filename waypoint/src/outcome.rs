@@ -1,9 +1,12 @@
 //! Pure: what one attempt, or a whole request, came to, and what the client is told of it.
 //! Never: decides what follows from it.
+mod attempt;
+
 use std::{borrow::Cow, fmt};
 
 use http::StatusCode;
 
+pub use self::attempt::{Answered, Late, Outcome};
 use crate::grpc;
 
 /// Why something went otherwise than it should (Envoy's `%RESPONSE_FLAGS%`).
@@ -35,12 +38,14 @@ pub enum Flag {
     DelayInjected,
     /// Failed on purpose.
     FaultInjected,
+    /// All tries failed.
+    RetryLimitExceeded,
     /// The client's own request did not go on.
     StreamIdleTimeout,
 }
 
 impl Flag {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::NoHealthyUpstream,
         Self::UpstreamConnectionFailure,
         Self::UpstreamConnectionTermination,
@@ -54,6 +59,7 @@ impl Flag {
         Self::DownstreamProtocolError,
         Self::DelayInjected,
         Self::FaultInjected,
+        Self::RetryLimitExceeded,
         Self::StreamIdleTimeout,
     ];
 
@@ -78,6 +84,7 @@ impl Flag {
             Self::DownstreamProtocolError => "DPE",
             Self::DelayInjected => "DI",
             Self::FaultInjected => "FI",
+            Self::RetryLimitExceeded => "URX",
             Self::StreamIdleTimeout => "SI",
         }
     }
@@ -121,7 +128,13 @@ impl fmt::Display for Flags {
 /// Why one attempt brought no response. Whose fault it is: the endpoint's, but for the last two.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// There is no connection: the endpoint, its agent, or TLS. The application has seen nothing.
+    /// Nobody listens: the dial was refused, or the endpoint's agent says so (CONNECT answered with 503).
+    #[error("{0}")]
+    Absent(String),
+    /// TLS with the endpoint or its agent failed, or they are not who they should be.
+    #[error("{0}")]
+    Tls(String),
+    /// There is no connection, for another reason. The application has seen nothing.
     #[error("{0}")]
     Connect(String),
     /// Nobody answered in time. The application has seen nothing.
@@ -154,9 +167,11 @@ impl Failure {
     /// Its flag.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout | Self::Denied => {
-                Flag::UpstreamConnectionFailure
-            }
+            Self::Absent(_)
+            | Self::Tls(_)
+            | Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::Denied => Flag::UpstreamConnectionFailure,
             Self::Terminated => Flag::UpstreamConnectionTermination,
             Self::Reset | Self::Refused => Flag::UpstreamRemoteReset,
             Self::Protocol => Flag::UpstreamProtocolError,
@@ -168,7 +183,9 @@ impl Failure {
     /// The words of Envoy's `%RESPONSE_CODE_DETAILS%`.
     fn reason(&self) -> &'static str {
         match self {
-            Self::Connect(_) | Self::Denied => "connection_failure",
+            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Denied => {
+                "connection_failure"
+            }
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated => "connection_termination",
             Self::Reset => "remote_reset",
@@ -182,10 +199,9 @@ impl Failure {
     /// What people read in the body of the answer.
     fn text(&self) -> String {
         match self {
-            Self::Connect(why) => {
-                format!("remote connection failure, transport failure reason: {why}")
+            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Denied => {
+                format!("remote connection failure, transport failure reason: {self}")
             }
-            Self::Denied => format!("remote connection failure, transport failure reason: {self}"),
             Self::ConnectTimeout
             | Self::Terminated
             | Self::Reset
@@ -276,6 +292,15 @@ impl LocalReply {
         Self { grpc, ..Self::new(status, Some(flag), words.0, words.1) }
     }
 
+    /// One try, the whole request or its client took too long.
+    pub fn late(late: Late) -> Self {
+        match late {
+            Late::Request => Self::timeout(),
+            Late::Try => Self { details: "upstream_per_try_timeout".into(), ..Self::timeout() },
+            Late::Client => Self::stalled(),
+        }
+    }
+
     /// The client began a request and does not go on with it.
     pub fn stalled() -> Self {
         let (status, flag) = (StatusCode::REQUEST_TIMEOUT, Flag::StreamIdleTimeout);
@@ -311,7 +336,9 @@ impl LocalReply {
         let status = match failure {
             Failure::Protocol => StatusCode::BAD_GATEWAY,
             Failure::Request => StatusCode::BAD_REQUEST,
-            Failure::Connect(_)
+            Failure::Absent(_)
+            | Failure::Tls(_)
+            | Failure::Connect(_)
             | Failure::ConnectTimeout
             | Failure::Denied
             | Failure::Terminated
@@ -320,8 +347,7 @@ impl LocalReply {
             | Failure::Overflow => StatusCode::SERVICE_UNAVAILABLE,
         };
         let text = failure.text();
-        let transport_failure =
-            matches!(failure, Failure::Connect(_) | Failure::ConnectTimeout | Failure::Denied);
+        let transport_failure = failure.is_connect() || *failure == Failure::Denied;
         Self {
             status,
             flag: Some(failure.flag()),
@@ -333,6 +359,16 @@ impl LocalReply {
             .into(),
             grpc: None,
             transport_failure: transport_failure.then(|| failure.to_string()),
+        }
+    }
+
+    /// What an attempt without a response comes to when it is the last one.
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Failed { failure, .. } | Outcome::Cut(failure) => Self::failed(failure),
+            Outcome::Late(late) => Self::late(*late),
+            // There is a response, or a connection.
+            Outcome::Answered(_) | Outcome::Opened => Self::failed(&Failure::Terminated),
         }
     }
 

@@ -2,6 +2,7 @@
 //! Never: retries what an application may have seen, chooses an endpoint.
 mod failure;
 mod lane;
+mod room;
 
 use std::{
     collections::HashMap,
@@ -27,15 +28,18 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{body::RequestBody, listener::Version, outcome::Failure, routing::BackendRef};
+use crate::{
+    balance::{Kind, Permit, Ticket},
+    body::RequestBody,
+    listener::Version,
+    outcome::{Failure, Outcome},
+    routing::BackendRef,
+};
 
 pub use lane::AnswerBody;
 use lane::{Connection, Lane, Unsent};
+use room::Room;
 
-/// How long a dial may take, SYN to established (Istio's `connectTimeout`).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection to an endpoint that carries nothing is closed after this long.
-const IDLE: Duration = Duration::from_secs(90);
 /// Pause between two looks for those.
 const SWEEP: Duration = Duration::from_secs(15);
 /// The port for tunnels.
@@ -110,33 +114,56 @@ impl Upstream {
     /// dead before anything was sent, it goes out again on another.
     ///
     /// # Errors
-    /// Why there is no response.
+    /// What it came to if there is no response.
     pub async fn send(
         &self,
         to: &To,
         version: Version,
         mut request: Request<RequestBody>,
-    ) -> Result<Response<AnswerBody>, Failure> {
+        ticket: &Ticket,
+    ) -> Result<Response<AnswerBody>, Outcome> {
         let lane = self.lane(to, version);
+        let pool = &ticket.policy().connection_pool;
+        lane.follow(ticket.policy());
         loop {
-            let (connection, reused) = match lane.take().await {
+            let (connection, reused) = match lane.take(pool).await {
                 Some(connection) => (connection, true),
                 // Boxed: dials are few.
-                None => Box::pin(self.fresh(&lane, to, version)).await?,
+                None => {
+                    let fresh = Box::pin(self.fresh(&lane, to, version, ticket)).await;
+                    fresh.map_err(Outcome::unsent)?
+                }
             };
+            let place = ticket.limits().take(Kind::Request, pool.max_requests);
+            let Some(place) = place else {
+                connection.release(&lane);
+                return Err(Outcome::unsent(Failure::Overflow));
+            };
+            ticket.begin();
             match connection.send(&lane, request).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok(response.map(|body| body.holding(place))),
                 Err(Unsent { request: Some(back), .. }) if reused => request = *back,
-                Err(Unsent { failure, .. }) => return Err(failure),
+                Err(Unsent { failure, request }) => {
+                    return Err(Outcome::Failed { failure, unsent: request.is_some() });
+                }
             }
         }
     }
 
-    /// Opens a connection for bytes that nobody looks at.
+    /// Opens a connection for bytes that nobody looks at, within the time of its backend. It counts as
+    /// open until the permit is dropped.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn open(&self, to: &To) -> Result<Opened, Failure> {
+    pub async fn open(&self, to: &To, ticket: &Ticket) -> Result<(Opened, Permit), Failure> {
+        let pool = &ticket.policy().connection_pool;
+        let place = ticket.limits().take(Kind::Connection, pool.max_connections);
+        let place = place.ok_or(Failure::Overflow)?;
+        let opened = timeout(pool.connect_timeout, self.dial(to)).await;
+        Ok((opened.map_err(|_| Failure::ConnectTimeout)??, place))
+    }
+
+    async fn dial(&self, to: &To) -> Result<Opened, Failure> {
         match &to.workload {
             Some(workload) if workload.protocol == Protocol::Hbone => {
                 self.tunnel(to, workload).await.map(Opened::Tunnel)
@@ -155,21 +182,44 @@ impl Upstream {
         self.tunnels.connections()
     }
 
-    /// A new connection; or one that is there after all, which this says.
+    /// A new connection; or one that is there after all, or has room again, which this says.
     async fn fresh(
         &self,
         lane: &Arc<Lane>,
         to: &To,
         version: Version,
+        ticket: &Ticket,
     ) -> Result<(Connection, bool), Failure> {
-        let connect = async {
-            let opened = self.open(to).await?;
-            lane.connect(opened, version, &self.drain).await
-        };
+        let pool = &ticket.policy().connection_pool;
+        let waiting = ticket.limits().take(Kind::Pending, pool.max_pending_requests);
+        let _waiting = waiting.ok_or(Failure::Overflow)?;
+        let connect = self.connect(lane, to, version, ticket);
         match version {
-            Version::Http1 => connect.await.map(|connection| (connection, false)),
-            Version::Http2 => Box::pin(lane.shared_dial(connect)).await,
+            Version::Http1 => connect.await,
+            Version::Http2 => Box::pin(lane.shared_dial(pool, connect)).await,
         }
+    }
+
+    /// Waits for room, and dials if it is for one more connection.
+    async fn connect(
+        &self,
+        lane: &Arc<Lane>,
+        to: &To,
+        version: Version,
+        ticket: &Ticket,
+    ) -> Result<(Connection, bool), Failure> {
+        let pool = &ticket.policy().connection_pool;
+        let open = match lane.room(ticket.limits(), pool).await {
+            Room::On(connection) => return Ok((connection, true)),
+            Room::For(open) => open,
+        };
+        ticket.begin();
+        let connected = async {
+            let opened = self.dial(to).await?;
+            lane.connect(opened, version, open, &self.drain).await
+        };
+        let connected = timeout(pool.connect_timeout, connected).await;
+        connected.map_err(|_| Failure::ConnectTimeout)?.map(|connection| (connection, false))
     }
 
     async fn tunnel(&self, to: &To, workload: &Workload) -> Result<Tunnel, Failure> {
@@ -200,9 +250,7 @@ impl Upstream {
         if !is_elsewhere(at.ip(), self.own.address) {
             return Err(Failure::Connect(format!("{} is no endpoint's address", at.ip())));
         }
-        let dialled = timeout(CONNECT_TIMEOUT, dial(at, None)).await;
-        let dialled = dialled.map_err(|_| Failure::ConnectTimeout)?;
-        dialled.map_err(|error| Failure::Connect(error.to_string()))
+        dial(at, None).await.map_err(|error| failure::of_dial(&error))
     }
 
     fn lane(&self, to: &To, version: Version) -> Arc<Lane> {
@@ -219,7 +267,7 @@ impl Upstream {
     /// Forgets connections that ended or carried nothing for long.
     fn sweep(&self) {
         let now = clock::now();
-        lock(&self.lanes).retain(|_, lane| lane.sweep(now, IDLE) || Arc::strong_count(lane) > 1);
+        lock(&self.lanes).retain(|_, lane| lane.sweep(now) || Arc::strong_count(lane) > 1);
     }
 }
 

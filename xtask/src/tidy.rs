@@ -52,7 +52,8 @@ const WAYPOINT: Rooms = &[
     &["routing"],
     &["backend"],
     &["manifest"],
-    &["outcome", "body", "places"],
+    &["outcome"],
+    &["balance", "body", "places", "retry"],
     &["listener"],
     &["upstream"],
     &["mesh"],
@@ -64,7 +65,7 @@ const WAYPOINT: Rooms = &[
     &["operators"],
     &["app"],
     &["analyze", "admin", "table"],
-    &["connections", "rules", "status"],
+    &["connections", "health", "rules", "status"],
 ];
 
 /// Where HTTP is spoken, and where the waypoint passes on what it heard.

@@ -76,6 +76,9 @@ pub struct Metadata {
     /// When it was made, RFC 3339; empty when nobody says (kubectl writes `null` then).
     #[serde(default, deserialize_with = "or_empty")]
     pub creation_timestamp: String,
+    /// Since when it is being removed.
+    #[serde(default)]
+    pub deletion_timestamp: Option<String>,
     /// Who made it.
     #[serde(default)]
     pub owner_references: Vec<Owner>,

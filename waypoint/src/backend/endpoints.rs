@@ -18,28 +18,44 @@ pub struct Endpoint {
 /// The endpoints behind a backend that take connections, in order of their uids; none when its service
 /// is not there.
 pub fn endpoints(snapshot: &Snapshot, backend: &Backend) -> Vec<Endpoint> {
-    let reference = &backend.reference;
-    let Some(service) = snapshot.service_named(&reference.host) else { return Vec::new() };
-    let all = service.endpoints.iter().filter_map(|(uid, target)| {
-        let workload = snapshot.workload(uid)?;
-        let port = *target.get(&reference.port)?;
-        has(workload, &backend.labels).then(|| Endpoint { workload: workload.clone(), port })
-    });
-    all.collect()
+    all(snapshot, backend)
+        .map(|(workload, port)| Endpoint { workload: workload.clone(), port })
+        .collect()
 }
 
-/// Whether a workload has these labels. Those of Istio's topology come from where it runs
-/// (`pilot/pkg/serviceregistry/util/label`).
-pub fn has(workload: &Workload, labels: &BTreeMap<String, String>) -> bool {
-    labels.iter().all(|(key, value)| {
-        let derived = match key.as_str() {
-            "topology.kubernetes.io/region" => Some(&workload.locality.region),
-            "topology.kubernetes.io/zone" => Some(&workload.locality.zone),
-            "topology.istio.io/network" => Some(&workload.network),
-            "kubernetes.io/hostname" => Some(&workload.node),
-            _ => None,
-        };
-        let derived = derived.filter(|text| !text.is_empty()).map(|text| &**text);
-        derived.or(workload.labels.get(key).map(String::as_str)) == Some(value.as_str())
+/// Whether there is one.
+pub fn is_anybody(snapshot: &Snapshot, backend: &Backend) -> bool {
+    all(snapshot, backend).next().is_some()
+}
+
+fn all<'s>(
+    snapshot: &'s Snapshot,
+    backend: &'s Backend,
+) -> impl Iterator<Item = (&'s Arc<Workload>, u16)> {
+    let reference = &backend.reference;
+    let service = snapshot.service_named(&reference.host);
+    service.into_iter().flat_map(|service| &service.endpoints).filter_map(|(uid, target)| {
+        let workload = snapshot.workload(uid)?;
+        let port = *target.get(&reference.port)?;
+        has(workload, &backend.labels).then_some((workload, port))
     })
+}
+
+/// Whether a workload has these labels.
+pub fn has(workload: &Workload, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(key, value)| label(workload, key) == Some(value))
+}
+
+/// The value of a workload's label. Those of Istio's topology come from where it runs
+/// (`pilot/pkg/serviceregistry/util/label`).
+pub fn label<'w>(workload: &'w Workload, key: &str) -> Option<&'w str> {
+    let derived = match key {
+        "topology.kubernetes.io/region" => Some(&workload.locality.region),
+        "topology.kubernetes.io/zone" => Some(&workload.locality.zone),
+        "topology.istio.io/network" => Some(&workload.network),
+        "kubernetes.io/hostname" => Some(&workload.node),
+        _ => None,
+    };
+    let derived = derived.filter(|text| !text.is_empty()).map(|text| &**text);
+    derived.or(workload.labels.get(key).map(String::as_str))
 }

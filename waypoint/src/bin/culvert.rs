@@ -10,6 +10,7 @@ use culvert_waypoint::{
     admin::{Whom, encoded, get},
     analyze::{self, Level, Suppression},
     connections::{CONNECTIONS, connections},
+    health::endpoints,
     manifest::Settings,
     rules::{explained, fails, rules},
     status::{status, wrong},
@@ -142,6 +143,14 @@ enum Command {
         /// The service: its host name, name.namespace or namespace/name.
         service: String,
     },
+    /// The endpoints of a service as its waypoint has them: which are left out because they failed, when
+    /// they return, how many requests are under way at each, and how often it failed in a row.
+    ///
+    /// Example: culvert endpoints cart.shop
+    Endpoints {
+        /// The service: its host name, name.namespace or namespace/name; with :PORT only that port.
+        service: String,
+    },
     /// How the agent is, and what is wrong. Ends with 1 when something is.
     Status,
     /// The connections of this node's pods that are open now.
@@ -228,6 +237,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             let path = format!("/routes?service={}", encoded(service));
             let answer = get(Whom::Waypoint, arguments.agent, &path)?;
             show(arguments.output, &answer, rules)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Endpoints { service } => {
+            let path = format!("/endpoints?service={}", encoded(service));
+            let answer = get(Whom::Waypoint, arguments.agent, &path)?;
+            show(arguments.output, &answer, endpoints)?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Connections => &[("connections", CONNECTIONS)],

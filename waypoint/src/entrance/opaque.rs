@@ -1,6 +1,7 @@
 //! Story: a tunnel whose bytes nobody looks at, beyond the name that a TLS client asks for.
 //! Never: HTTP.
 use std::{
+    future::pending,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Entrance, SILENCE, whole_guess};
 use crate::{
+    balance::{Permit, Ticket, Traffic, Wish, key},
     exchange::{Port, asked::client},
     listener::{
         Opening, Version,
@@ -18,10 +20,11 @@ use crate::{
         serve::HEAD_TIMEOUT,
         sniff::{Guess, is_http_server},
     },
-    outcome::{Flag, LocalReply},
+    mesh::Picked,
+    outcome::{Failure, Flag, LocalReply, Outcome},
     record::{Record, Session},
     routing::{self, Missing, Protocol, Target, find_stream},
-    upstream::{Opened, To},
+    upstream::Opened,
 };
 
 /// Bytes of a server that say whether it speaks HTTP: the head of a frame (RFC 9113 §4.1).
@@ -44,14 +47,14 @@ impl Entrance {
         let mut record = Record::open(&self.exchange.telemetry, &session);
         let chosen = self.choose(&port, &session, &mut record);
         let opened = match chosen {
-            Ok(to) => {
-                let opened = self.exchange.upstream.open(&to).await;
+            Ok(picked) => {
+                let opened = self.open(picked).await;
                 opened.map_err(|failure| LocalReply::failed(&failure))
             }
             Err(reply) => Err(reply),
         };
         match opened {
-            Ok(opened) => carry(opening, Server::from(opened), record).await,
+            Ok(server) => Box::pin(carry(opening, server, record)).await,
             Err(reply) => {
                 record.replied(&reply);
                 opening.abort();
@@ -64,19 +67,18 @@ impl Entrance {
     pub(super) async fn silent(self, mut opening: Opening, port: Port, session: Session) {
         let session = Arc::new(session);
         let mut record = Record::open(&self.exchange.telemetry, &session);
-        let Ok(to) = self.choose(&port, &session, &mut record) else {
+        let Ok(picked) = self.choose(&port, &session, &mut record) else {
             record.forget();
             return Box::pin(self.late(opening, port, session)).await;
         };
-        let Ok(opened) = self.exchange.upstream.open(&to).await else {
+        let Ok(mut server) = self.open(picked).await else {
             record.forget();
             return Box::pin(self.late(opening, port, session)).await;
         };
-        let mut server = Server::from(opened);
         tokio::select! {
             _ = opening.more() => {}
             is_http = server.speaks() => if !is_http {
-                return carry(opening, server, record).await;
+                return Box::pin(carry(opening, server, record)).await;
             },
         }
         // A server that begins with HTTP says nothing of its client, who has to say what it speaks.
@@ -85,7 +87,7 @@ impl Entrance {
             return opening.abort();
         }
         match whole_guess(&mut opening).await {
-            Guess::Opaque | Guess::More => carry(opening, server, record).await,
+            Guess::Opaque | Guess::More => Box::pin(carry(opening, server, record)).await,
             Guess::Http1 | Guess::Http2 | Guess::Tls => {
                 record.forget();
                 Box::pin(self.late(opening, port, session)).await;
@@ -107,13 +109,29 @@ impl Entrance {
         }
     }
 
+    /// A connection to whoever was picked, which hears how that went.
+    async fn open(&self, picked: Picked) -> Result<Server, Failure> {
+        let Picked { to, ticket } = picked;
+        let opened = self.exchange.upstream.open(&to, &ticket).await;
+        ticket.report(&match &opened {
+            Ok(_) => Outcome::Opened,
+            Err(failure) => Outcome::unsent(failure.clone()),
+        });
+        let (opened, permit) = opened?;
+        let stream = match opened {
+            Opened::Tunnel(tunnel) => Stream::Tunnel(Opening::from(tunnel)),
+            Opened::Plain(stream) => Stream::Plain(stream),
+        };
+        Ok(Server { stream, held: (permit, ticket) })
+    }
+
     /// The endpoint that the rules choose.
     fn choose(
         &self,
         port: &Port,
         session: &Session,
         record: &mut Record,
-    ) -> Result<To, LocalReply> {
+    ) -> Result<Picked, LocalReply> {
         let mesh = self.mesh.borrow().clone();
         mesh.may(session.service.as_deref(), &session.judged())?;
         let default = port.default_routes();
@@ -138,11 +156,14 @@ impl Entrance {
             }
         };
         record.backend = Some(reference.clone());
-        let turn = self.exchange.turn.fetch_add(1, Ordering::Relaxed);
-        let (to, _) = mesh.pick(reference, session.dialled, turn)?;
-        record.destination.clone_from(&to.workload);
-        record.endpoint = Some(to.at);
-        Ok(to)
+        let (reach, backend) = mesh.reach(reference, session.dialled)?;
+        let (key, client) = (&backend.policy.load_balancer.algorithm, session.client.ip());
+        let wish = Wish { key: key::of_connection(key, client), ..Wish::default() };
+        let balance = (&self.exchange.balance, Traffic::Tcp);
+        let picked = mesh.pick(balance, (&reach, &backend), session.dialled, &wish)?;
+        record.destination.clone_from(&picked.to.workload);
+        record.endpoint = Some(picked.to.at);
+        Ok(picked)
     }
 }
 
@@ -166,18 +187,15 @@ async fn server_name(opening: &mut Opening) -> Option<String> {
 }
 
 /// A connection to an endpoint that may speak first.
-enum Server {
-    Tunnel(Opening),
-    Plain(tokio::net::TcpStream),
+struct Server {
+    stream: Stream,
+    /// What is taken as long as it is open.
+    held: (Permit, Ticket),
 }
 
-impl From<Opened> for Server {
-    fn from(opened: Opened) -> Self {
-        match opened {
-            Opened::Tunnel(tunnel) => Self::Tunnel(Opening::from(tunnel)),
-            Opened::Plain(stream) => Self::Plain(stream),
-        }
-    }
+enum Stream {
+    Tunnel(Opening),
+    Plain(tokio::net::TcpStream),
 }
 
 impl Server {
@@ -201,12 +219,12 @@ impl Server {
 
     /// What it begins with, if that can be said yet. How it ended, the relay finds out.
     async fn more(&mut self) -> Option<bool> {
-        match self {
-            Self::Tunnel(opening) => match opening.more().await {
+        match &mut self.stream {
+            Stream::Tunnel(opening) => match opening.more().await {
                 Ok(true) => is_http_server(opening.first()),
                 Ok(false) | Err(_) => Some(false),
             },
-            Self::Plain(stream) => {
+            Stream::Plain(stream) => {
                 let mut first = [0; FIRST_OF_SERVER];
                 match stream.peek(&mut first).await {
                     Ok(0) | Err(_) => Some(false),
@@ -217,21 +235,26 @@ impl Server {
     }
 }
 
-/// Carries bytes both ways until both sides are done.
+/// Carries bytes both ways until both sides are done, or the connection has been idle for too long or is
+/// as old as it may become.
 async fn carry(client: Opening, server: Server, mut record: Record) {
     record.opened();
+    let Server { stream, held } = server;
+    let policy = held.1.policy().clone();
+    let pool = &policy.connection_pool;
     let carried = Carried { counters: Counters::default(), record: &mut record };
     let Counters { sent, received } = &carried.counters;
     let moved = || sent.load(Ordering::Relaxed).wrapping_add(received.load(Ordering::Relaxed));
     let relayed = async {
-        match server {
-            Server::Tunnel(server) => relay(client, server, &carried.counters).await,
-            Server::Plain(server) => relay(client, server, &carried.counters).await,
+        match stream {
+            Stream::Tunnel(server) => relay(client, server, &carried.counters).await,
+            Stream::Plain(server) => relay(client, server, &carried.counters).await,
         }
     };
     let ended = tokio::select! {
         ended = relayed => Some(ended),
-        () = idle(moved, IDLE) => None,
+        () = still(moved, pool.tcp_idle_timeout) => None,
+        () = age(pool.max_connection_duration) => Some(Ended::ResetByServer),
     };
     drop(carried);
     match ended {
@@ -239,6 +262,21 @@ async fn carry(client: Opening, server: Server, mut record: Record) {
         Some(Ended::ResetByClient) => record.flags.add(Flag::DownstreamConnectionTermination),
         Some(Ended::ResetByServer) => record.flags.add(Flag::UpstreamConnectionTermination),
         None => record.idled(),
+    }
+}
+
+/// Over when nothing has moved for this long.
+async fn still(moved: impl Fn() -> u64, most: Option<Duration>) {
+    match most {
+        Some(most) => idle(moved, most).await,
+        None => pending().await,
+    }
+}
+
+async fn age(most: Option<Duration>) {
+    match most {
+        Some(most) => tokio::time::sleep(most).await,
+        None => pending().await,
     }
 }
 

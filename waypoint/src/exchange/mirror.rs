@@ -12,7 +12,9 @@ use tokio::{
 use crate::{
     body::RequestBody,
     listener::Version,
-    upstream::{AnswerBody, To, Upstream},
+    mesh::Picked,
+    outcome::{Answered, Outcome},
+    upstream::{AnswerBody, Upstream},
 };
 
 /// Copies that are under way at one time; beyond them requests are not copied.
@@ -40,15 +42,20 @@ impl Mirrors {
 /// Sends a copy, and reads the answer to its end.
 pub(super) async fn send(
     upstream: Upstream,
-    to: To,
+    picked: Picked,
     version: Version,
     request: Request<RequestBody>,
     (patience, room): (Option<Duration>, OwnedSemaphorePermit),
 ) {
     let sent = async {
-        let answer = upstream.send(&to, version, request).await;
-        if let Ok(answer) = answer {
-            hear_out(answer.into_body()).await;
+        let Picked { to, ticket } = &picked;
+        match upstream.send(to, version, request, ticket).await {
+            Ok(answer) => {
+                let head = Answered::read(answer.status(), answer.headers(), &[]);
+                ticket.report(&Outcome::Answered(head));
+                hear_out(answer.into_body()).await;
+            }
+            Err(outcome) => ticket.report(&outcome),
         }
     };
     // What becomes of a copy is nobody's concern.

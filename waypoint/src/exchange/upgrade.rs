@@ -30,12 +30,13 @@ pub(super) fn join(
     (mut record, place): (Record, Place),
     drain: &Drain,
 ) -> Response<ResponseBody> {
-    let (mut head, _body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
+    let taken = body.taken();
     let endpoint = head.extensions.remove::<OnUpgrade>();
     let answer = respond::switch(head, &mut record);
     drain.spawn(async move {
-        // All of both, so that they end here.
-        let (mut record, _place) = (record, place);
+        // All of them, so that they end here.
+        let (mut record, _place, _taken) = (record, place, taken);
         let Some(endpoint) = endpoint else { return };
         let (Ok(client), Ok(endpoint)) = tokio::join!(client, endpoint) else { return };
         let (received, sent) = (record.received.clone(), record.sent.clone());

@@ -8,7 +8,7 @@ use super::{NO_CHANCE, answered, refusal};
 use crate::{
     backend::endpoints,
     dump::{duration, to, without_nothing},
-    mesh::Mesh,
+    mesh::{Mesh, Reach},
     routing::{
         Action, BackendRef, Destination, Destinations, Onward, PortRoutes, Protocol, RequestHead,
         Rule, Step, decide,
@@ -86,16 +86,20 @@ fn changed(onward: &Onward<'_>) -> Value {
     }))
 }
 
-/// Who takes requests for a backend, in turn; else the answer that there is nobody.
+/// Who may take requests for a backend; else the answer that there is nobody.
 fn behind(mesh: &Mesh, backend: &Arc<BackendRef>, head: &RequestHead<'_>) -> Value {
-    let pick = |turn| mesh.pick(backend, head.dialled, turn);
-    let (first, called) = match pick(0) {
-        Ok(picked) => picked,
+    let (reach, called) = match mesh.reach(backend, head.dialled) {
+        Ok(reached) => reached,
         Err(nobody) => return refusal(&nobody.into()),
     };
-    let ready = endpoints(&mesh.snapshot, &called).len();
-    let others = (1..ready.min(SHOWN)).filter_map(|turn| Some(pick(turn).ok()?.0));
-    let shown: Vec<_> = std::iter::once(first).chain(others).map(|to| endpoint(&to)).collect();
+    let all = match reach {
+        Reach::At(to) => vec![to],
+        Reach::Among(_) => {
+            let all = endpoints(&mesh.snapshot, &called);
+            all.iter().filter_map(|one| To::endpoint(backend, one, head.dialled)).collect()
+        }
+    };
+    let shown: Vec<_> = all.iter().take(SHOWN).map(endpoint).collect();
     let rules = called.rules.iter();
     json!({
         "host": *backend.host,
@@ -105,7 +109,7 @@ fn behind(mesh: &Mesh, backend: &Arc<BackendRef>, head: &RequestHead<'_>) -> Val
         "rules": rules
             .map(|rule| format!("DestinationRule {}/{} ({})", rule.namespace, rule.name, rule.origin))
             .collect::<Vec<_>>(),
-        "ready": ready.max(shown.len()),
+        "ready": all.len(),
         "endpoints": shown,
     })
 }

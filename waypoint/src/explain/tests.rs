@@ -55,7 +55,7 @@ pub(crate) fn mesh(rules: &str) -> (Mesh, Waypoint) {
     let Compiled { table, backends, .. } = compiler.apply(&folder, &changes, &snapshot);
     let gateway = Arc::new(Gateway { host, address: [10, 0, 0, 7].into() });
     let own = Waypoint { gateway, paths: Normalisation::Base };
-    (Mesh { snapshot, table, backends, problems: Vec::new(), own: Default::default() }, own)
+    (Mesh { snapshot, table, backends, ..Mesh::default() }, own)
 }
 
 fn ask(rules: &str, query: &str) -> Result<Value, String> {

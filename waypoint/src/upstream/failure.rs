@@ -1,6 +1,6 @@
 //! Pure: what went wrong, in the words of outcomes.
 //! Never: an error's text where its kind is known.
-use std::error::Error as _;
+use std::{error::Error as _, io};
 
 use culvert_agent::hbone;
 use http::StatusCode;
@@ -13,11 +13,18 @@ pub(super) fn of_tunnel(error: hbone::Error) -> Failure {
         hbone::Error::Status(StatusCode::UNAUTHORIZED) => Failure::Denied,
         hbone::Error::DialTimeout | hbone::Error::Timeout(_) => Failure::ConnectTimeout,
         hbone::Error::Full(_) => Failure::Overflow,
-        hbone::Error::Dial(source) => Failure::Connect(source.to_string()),
-        hbone::Error::Tls(_)
-        | hbone::Error::Identity { .. }
-        | hbone::Error::Http2(_)
-        | hbone::Error::Status(_) => Failure::Connect(error.to_string()),
+        hbone::Error::Status(StatusCode::SERVICE_UNAVAILABLE) => Failure::Absent(error.to_string()),
+        hbone::Error::Dial(source) => of_dial(&source),
+        hbone::Error::Tls(_) | hbone::Error::Identity { .. } => Failure::Tls(error.to_string()),
+        hbone::Error::Http2(_) | hbone::Error::Status(_) => Failure::Connect(error.to_string()),
+    }
+}
+
+/// Why a dial failed.
+pub(super) fn of_dial(error: &io::Error) -> Failure {
+    match error.kind() == io::ErrorKind::ConnectionRefused {
+        true => Failure::Absent(error.to_string()),
+        false => Failure::Connect(error.to_string()),
     }
 }
 

@@ -22,17 +22,25 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Opened, failure};
+use super::{
+    Opened, failure,
+    room::{self, Doors, Life, Open},
+};
 use crate::{
+    backend::{CallPolicy, ConnectionPool},
+    balance::{Permit, Ticket},
     body::{Meter, RequestBody},
     listener::{
         TunnelStream, Version,
         serve::{LONGEST_HEAD, MOST_UNSENT, Owned, STREAMS},
         stream::Speaking,
     },
-    outcome::Failure,
+    outcome::{Failure, Outcome},
 };
 
+/// A connection to an endpoint that carries nothing is closed after this long, if its backend does not
+/// ask for less.
+pub(super) const IDLE: Duration = Duration::from_secs(90);
 /// HTTP/1 connections to one endpoint that wait for a request.
 const MOST_IDLE: usize = 128;
 /// Bytes of bodies that one HTTP/2 connection may have sent us before we passed them on.
@@ -41,10 +49,21 @@ const WINDOW: u32 = 1 << 20;
 /// All connections to one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    idle: Mutex<Vec<(http1::SendRequest<RequestBody>, Instant)>>,
+    idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
     /// One dial at a time. Holds when and why the last one failed, for those who waited for it.
     dialling: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    pub(super) doors: Arc<Doors>,
+    /// How the backend is called, as of the last request.
+    policy: Mutex<Arc<CallPolicy>>,
+}
+
+/// An HTTP/1 connection that waits for a request.
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+    life: Life,
 }
 
 /// An HTTP/2 connection.
@@ -53,18 +72,19 @@ struct Shared {
     sender: http2::SendRequest<RequestBody>,
     streams: Arc<AtomicUsize>,
     last_used: Instant,
+    life: Life,
 }
 
 /// One place on a connection.
 #[derive(Debug)]
 pub(super) enum Connection {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(http1::SendRequest<RequestBody>, Life),
     Http2(http2::SendRequest<RequestBody>, Place),
 }
 
 /// A stream of an HTTP/2 connection, counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct Place(Arc<AtomicUsize>, Arc<Doors>);
 
 /// No response; with the request, if nothing of it was sent.
 #[derive(Debug)]
@@ -79,25 +99,34 @@ pub struct AnswerBody {
     body: Incoming,
     ended: bool,
     hold: Option<Hold>,
+    /// What is given back with it: its place among requests, and its attempt.
+    place: Option<Permit>,
+    ticket: Option<Ticket>,
 }
 
 #[derive(Debug)]
 enum Hold {
-    Http1(http1::SendRequest<RequestBody>, Arc<Lane>, Arc<Meter>),
+    Http1(http1::SendRequest<RequestBody>, Life, Arc<Lane>, Arc<Meter>),
     Http2(#[expect(dead_code, reason = "it counts while it is held")] Place),
 }
 
 impl Lane {
     /// A connection that lives and has room.
-    pub(super) async fn take(&self) -> Option<Connection> {
-        if let Some(shared) = self.shared() {
+    pub(super) async fn take(&self, pool: &ConnectionPool) -> Option<Connection> {
+        let now = clock::now();
+        if let Some(shared) = self.shared(pool, now) {
             return Some(shared);
         }
         loop {
-            let (mut sender, _) = lock(&self.idle).pop()?;
+            let Idle { mut sender, since, life } = lock(&self.idle).pop()?;
+            let spent = now.saturating_duration_since(since) >= room::idle(pool);
             // It was read to its end, so it is ready at once, or dead.
-            if !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some(Connection::Http1(sender));
+            if !spent
+                && !life.is_over(pool, now)
+                && !sender.is_closed()
+                && sender.ready().await.is_ok()
+            {
+                return Some(Connection::Http1(sender, life.used()));
             }
         }
     }
@@ -106,11 +135,12 @@ impl Lane {
     /// what it comes to. Says whether the connection was there already.
     pub(super) async fn shared_dial(
         &self,
-        connect: impl Future<Output = Result<Connection, Failure>>,
+        pool: &ConnectionPool,
+        connect: impl Future<Output = Result<(Connection, bool), Failure>>,
     ) -> Result<(Connection, bool), Failure> {
         let asked = clock::now();
         let mut last = self.dialling.lock().await;
-        if let Some(connection) = self.take().await {
+        if let Some(connection) = self.take(pool).await {
             return Ok((connection, true));
         }
         if let Some((at, failure)) = &*last
@@ -120,7 +150,7 @@ impl Lane {
         }
         let made = connect.await;
         *last = made.as_ref().err().map(|failure| (clock::now(), failure.clone()));
-        made.map(|connection| (connection, false))
+        made
     }
 
     /// Begins to speak HTTP.
@@ -128,15 +158,16 @@ impl Lane {
         &self,
         opened: Opened,
         version: Version,
+        open: Open,
         drain: &Drain,
     ) -> Result<Connection, Failure> {
         match opened {
             Opened::Tunnel(tunnel) => {
                 let stream = TunnelStream::from(tunnel);
                 let speaking = stream.speak();
-                self.begin((stream, Some(speaking)), version, drain).await
+                self.begin((stream, Some(speaking)), version, open, drain).await
             }
-            Opened::Plain(stream) => self.begin((stream, None), version, drain).await,
+            Opened::Plain(stream) => self.begin((stream, None), version, open, drain).await,
         }
     }
 
@@ -147,6 +178,7 @@ impl Lane {
             Option<Speaking>,
         ),
         version: Version,
+        open: Open,
         drain: &Drain,
     ) -> Result<Connection, Failure> {
         let io = TokioIo::new(stream);
@@ -157,9 +189,9 @@ impl Lane {
                 drain.spawn(async move {
                     // How it ended, its requests say.
                     let _ = connection.with_upgrades().await;
-                    drop(speaking);
+                    drop((speaking, open));
                 });
-                Ok(Connection::Http1(sender))
+                Ok(Connection::Http1(sender, Life::new(clock::now())))
             }
             Version::Http2 => {
                 let begun = http2::Builder::new(Owned(drain.clone()))
@@ -171,7 +203,7 @@ impl Lane {
                 let (sender, connection) = begun.await.map_err(|e| failure::of_http(&e))?;
                 drain.spawn(async move {
                     let _ = connection.await;
-                    drop(speaking);
+                    drop((speaking, open));
                 });
                 Ok(self.share(sender))
             }
@@ -180,33 +212,51 @@ impl Lane {
 
     fn share(&self, sender: http2::SendRequest<RequestBody>) -> Connection {
         let streams = Arc::new(AtomicUsize::new(0));
-        let place = Place::new(&streams);
-        let last_used = clock::now();
-        lock(&self.shared).push(Shared { sender: sender.clone(), streams, last_used });
+        let place = Place::new(&streams, &self.doors);
+        let (last_used, life) = (clock::now(), Life::new(clock::now()));
+        lock(&self.shared).push(Shared { sender: sender.clone(), streams, last_used, life });
         Connection::Http2(sender, place)
     }
 
-    fn shared(&self) -> Option<Connection> {
+    fn shared(&self, pool: &ConnectionPool, now: Instant) -> Option<Connection> {
         let mut shared = lock(&self.shared);
-        shared.retain(|shared| !shared.sender.is_closed());
-        let most = STREAMS as usize;
+        // Those that take no more end with their last stream.
+        shared.retain(|shared| {
+            let unused = shared.streams.load(Ordering::Relaxed) == 0;
+            let spent =
+                unused && now.saturating_duration_since(shared.last_used) >= room::idle(pool);
+            !spent && !shared.sender.is_closed() && !shared.life.is_over(pool, now)
+        });
+        let most = STREAMS.min(pool.max_concurrent_streams) as usize;
         let free = shared.iter_mut().find(|s| s.streams.load(Ordering::Relaxed) < most)?;
-        free.last_used = clock::now();
-        Some(Connection::Http2(free.sender.clone(), Place::new(&free.streams)))
+        (free.last_used, free.life) = (now, free.life.used());
+        Some(Connection::Http2(free.sender.clone(), Place::new(&free.streams, &self.doors)))
     }
 
-    fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
+    fn give_back(&self, sender: http1::SendRequest<RequestBody>, life: Life) {
         let mut idle = lock(&self.idle);
-        if idle.len() < MOST_IDLE && !sender.is_closed() {
-            idle.push((sender, clock::now()));
+        let over = life.is_over(&lock(&self.policy).connection_pool, clock::now());
+        if idle.len() < MOST_IDLE && !sender.is_closed() && !over {
+            idle.push(Idle { sender, since: clock::now(), life });
+            drop(idle);
+            self.doors.free();
+        }
+    }
+
+    /// How the backend is called.
+    pub(super) fn follow(&self, policy: &Arc<CallPolicy>) {
+        let mut known = lock(&self.policy);
+        if !Arc::ptr_eq(&known, policy) {
+            known.clone_from(policy);
         }
     }
 
     /// Whether something is left.
-    pub(super) fn sweep(&self, now: Instant, after: Duration) -> bool {
+    pub(super) fn sweep(&self, now: Instant) -> bool {
+        let after = room::idle(&lock(&self.policy).connection_pool);
         let quiet = |since: Instant| now.saturating_duration_since(since) >= after;
         let mut idle = lock(&self.idle);
-        idle.retain(|(sender, since)| !sender.is_closed() && !quiet(*since));
+        idle.retain(|idle| !idle.sender.is_closed() && !quiet(idle.since));
         let mut shared = lock(&self.shared);
         shared.retain(|shared| {
             let unused = shared.streams.load(Ordering::Relaxed) == 0;
@@ -226,16 +276,46 @@ impl Connection {
     ) -> Result<Response<AnswerBody>, Unsent> {
         let meter = request.body().meter().clone();
         let (answer, hold) = match self {
-            Self::Http1(mut sender) => {
+            Self::Http1(mut sender, life) => {
                 let answer = sender.try_send_request(request).await;
-                (answer, Hold::Http1(sender, lane.clone(), meter))
+                (answer, Hold::Http1(sender, life, lane.clone(), meter))
             }
             Self::Http2(mut sender, place) => {
                 (sender.try_send_request(request).await, Hold::Http2(place))
             }
         };
         let answer = answer.map_err(Unsent::from)?;
-        Ok(answer.map(|body| AnswerBody { body, ended: false, hold: Some(hold) }))
+        let body =
+            |body| AnswerBody { body, ended: false, hold: Some(hold), place: None, ticket: None };
+        Ok(answer.map(body))
+    }
+
+    /// Nothing is sent on it.
+    pub(super) fn release(self, lane: &Lane) {
+        match self {
+            Self::Http1(sender, life) => lane.give_back(sender, life),
+            Self::Http2(_, place) => drop(place),
+        }
+    }
+}
+
+impl AnswerBody {
+    /// Its place among requests is taken until it ends.
+    pub(super) fn holding(mut self, place: Permit) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// The attempt is under way until it ends, and hears of it if it breaks off.
+    #[must_use]
+    pub fn of(mut self, ticket: Ticket) -> Self {
+        self.ticket = Some(ticket);
+        self
+    }
+
+    /// What is taken as long as something else follows in place of a body.
+    pub fn taken(&mut self) -> (Option<Permit>, Option<Ticket>) {
+        (self.place.take(), self.ticket.take())
     }
 }
 
@@ -247,15 +327,16 @@ impl From<TrySendError<Request<RequestBody>>> for Unsent {
 }
 
 impl Place {
-    fn new(streams: &Arc<AtomicUsize>) -> Self {
+    fn new(streams: &Arc<AtomicUsize>, doors: &Arc<Doors>) -> Self {
         streams.fetch_add(1, Ordering::Relaxed);
-        Self(streams.clone())
+        Self(streams.clone(), doors.clone())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+        self.1.free();
     }
 }
 
@@ -269,7 +350,11 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         self.ended = self.ended || matches!(polled, Poll::Ready(None));
-        polled.map_err(|error| failure::of_http(&error))
+        let polled = polled.map_err(|error| failure::of_http(&error));
+        if let (Poll::Ready(Some(Err(why))), Some(ticket)) = (&polled, &self.ticket) {
+            ticket.report(&Outcome::Cut(why.clone()));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -285,8 +370,8 @@ impl Drop for AnswerBody {
     fn drop(&mut self) {
         let ended = self.ended || self.body.is_end_stream();
         match self.hold.take() {
-            Some(Hold::Http1(sender, lane, meter)) if ended && meter.has_ended() => {
-                lane.give_back(sender);
+            Some(Hold::Http1(sender, life, lane, meter)) if ended && meter.has_ended() => {
+                lane.give_back(sender, life);
             }
             Some(Hold::Http1(..) | Hold::Http2(_)) | None => {}
         }

@@ -16,7 +16,9 @@ use crate::{
 
 #[tokio::test]
 async fn who_waits_for_the_same_dial_has_the_same_answer() {
-    let lab = Lab::new("").await;
+    // One try each.
+    let once = "[{retries: {attempts: 0}, route: [{destination: {host: cart}}]}]";
+    let lab = Lab::new(&http(once)).await;
     // It takes connections, and says nothing.
     let at = (lab.address(1), 15008);
     let _silent = tokio::net::TcpListener::bind(at).await.expect("a listener");

@@ -205,7 +205,8 @@ async fn whoever_cannot_be_reached_is_a_503_that_says_why() {
     let answer = lab.client().get((CART, 80), "/").await;
     assert_eq!(answer.status, 503);
     assert!(answer.text().starts_with("upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"), "{}", answer.text());
-    lab.line(&["503 UF upstream_reset_before_response_started{connection_failure}"]).await;
+    // By default it is tried twice more.
+    lab.line(&["503 UF,URX upstream_reset_before_response_started{connection_failure}"]).await;
     let request =
         Request::post("http://cart/shop.Cart/Say").header("content-type", "application/grpc");
     let call = lab.client().send2((CART, 81), request, "").await;

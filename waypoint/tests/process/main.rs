@@ -4,8 +4,10 @@
 #![allow(clippy::large_futures, reason = "nothing else runs on the stack of a test")]
 
 mod analyze;
+mod balancing;
 mod bounds;
 mod client;
+mod ejection;
 mod explain;
 mod hostile;
 mod http;
@@ -16,8 +18,10 @@ mod opaque;
 mod outside;
 mod pod;
 mod policy;
+mod retries;
 mod routes;
 mod rules;
+mod script;
 mod stop;
 mod timeouts;
 mod tunnel;

@@ -35,7 +35,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::lab::Lab;
+use crate::{
+    lab::Lab,
+    script::{Script, Unanswered},
+};
 
 /// A CONNECT that came.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ pub(crate) struct Pod {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
     work: Arc<Work>,
+    /// What it does in place of answering.
+    pub(crate) script: Arc<Script>,
     drain: Drain,
 }
 
@@ -87,7 +92,7 @@ impl Drop for Working {
     }
 }
 
-type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 impl Pod {
     pub(crate) async fn start(lab: &Lab, host: u8) -> Self {
@@ -102,7 +107,8 @@ impl Pod {
         let credentials = lab.credentials(identity);
         let pod = Self::default();
         let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
-        let agent = Agent { name, seen, heard, work, drain: pod.drain.clone() };
+        let (script, drain) = (pod.script.clone(), pod.drain.clone());
+        let agent = Agent { name, seen, heard, work, script, drain };
         pod.drain.spawn(accept(listener, credentials, agent));
         pod
     }
@@ -113,8 +119,8 @@ impl Pod {
         let listener = TcpListener::bind(at).await.expect("a listener");
         let pod = Self::default();
         let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
-        let drain = pod.drain.clone();
-        let agent = Agent { name: format!("cart-{host}"), seen, heard, work, drain };
+        let (script, drain) = (pod.script.clone(), pod.drain.clone());
+        let agent = Agent { name: format!("cart-{host}"), seen, heard, work, script, drain };
         pod.drain.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 agent.drain.clone().spawn(agent.clone().http(stream, false));
@@ -177,10 +183,11 @@ impl Drop for Pod {
 }
 
 #[derive(Clone)]
-struct Agent {
+pub(crate) struct Agent {
     name: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    script: Arc<Script>,
     work: Arc<Work>,
     drain: Drain,
 }
@@ -202,6 +209,7 @@ impl Agent {
         self.seen.lock().expect("a list").push(seen);
         match authority.port {
             // The application does not listen.
+            _ if self.script.refuses() => connect.refuse(StatusCode::SERVICE_UNAVAILABLE),
             8086 => connect.refuse(StatusCode::SERVICE_UNAVAILABLE),
             // The policy denies it.
             8087 => connect.refuse(StatusCode::UNAUTHORIZED),
@@ -260,7 +268,12 @@ impl Agent {
         let (io, owner) = (TokioIo::new(stream), self.drain.clone());
         let service = service_fn(move |request| {
             let agent = self.clone();
-            async move { answer(request, &agent).await }
+            async move {
+                match agent.script.request() {
+                    Some(act) => act.answer(request, &agent).await,
+                    None => answer(request, &agent).await.map_err(Unanswered::from),
+                }
+            }
         });
         if second {
             let _ = http2::Builder::new(Owned(owner)).serve_connection(io, service).await;
@@ -339,7 +352,10 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
     }
 }
 
-async fn told(request: Request<Incoming>, agent: &Agent) -> Result<Answer, std::io::Error> {
+pub(crate) async fn told(
+    request: Request<Incoming>,
+    agent: &Agent,
+) -> Result<Answer, std::io::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let name = &*agent.name;
@@ -418,11 +434,13 @@ fn call(request: Request<Incoming>) -> Answer {
     answer
 }
 
-fn full(text: String) -> UnsyncBoxBody<Bytes, std::io::Error> {
+pub(crate) fn full(text: String) -> UnsyncBoxBody<Bytes, std::io::Error> {
     Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-fn frames(all: Vec<Result<Frame<Bytes>, std::io::Error>>) -> UnsyncBoxBody<Bytes, std::io::Error> {
+pub(crate) fn frames(
+    all: Vec<Result<Frame<Bytes>, std::io::Error>>,
+) -> UnsyncBoxBody<Bytes, std::io::Error> {
     // A pause, so that the head goes before it.
     let stream = futures_util::stream::unfold(all.into_iter(), |mut all| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -96,7 +96,8 @@ impl Maker<'_> {
             network: self.facts.network(namespace, labels),
             waypoint,
             capacity: 1,
-            ready: is_ready(&pod.status),
+            // Whoever is being terminated takes nothing new, whatever it still says of itself.
+            ready: pod.metadata.deletion_timestamp.is_none() && is_ready(&pod.status),
             canonical_name: canonical_name(labels, &owner),
             canonical_revision: canonical_revision(labels),
             labels: labels.clone(),

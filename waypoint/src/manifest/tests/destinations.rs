@@ -253,3 +253,14 @@ fn requests_of_one_key_stay() {
     assert_eq!(*table, HashTable::Maglev(65537));
     assert_eq!(policy.tls.as_ref().unwrap().mode, TlsMode::Simple);
 }
+
+/// E116.
+#[test]
+fn zero_is_the_default_of_every_limit() {
+    let zeros = "{host: a, trafficPolicy: {connectionPool: {tcp: {maxConnections: 0}, http: {http1MaxPendingRequests: 0, \
+        http2MaxRequests: 0, maxRequestsPerConnection: 0, maxRetries: 0, maxConcurrentStreams: 0}}}}";
+    let yaml = service("a", "shop", "http:80") + &istio("DestinationRule", "x", "shop", zeros);
+    let world = World::of(&yaml);
+    let policy = world.backend("a.shop", 80, None).unwrap().policy;
+    assert_eq!(policy.connection_pool, crate::backend::ConnectionPool::default());
+}
