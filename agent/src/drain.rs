@@ -1,9 +1,18 @@
 //! Shell: owns every long task, and ends them in stages: stop accepting, grace, force.
 //! Never: knows what drains.
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
 
 /// The owner of a group of tasks. Clones share the group.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +20,26 @@ pub struct Drain {
     soft: CancellationToken,
     hard: CancellationToken,
     tasks: TaskTracker,
+}
+
+pin_project! {
+    /// A task until its group is forced to end. An `async` block in its place would keep room for the
+    /// task twice: for what it is given, and for what it waits for.
+    struct UntilForced<F> {
+        #[pin]
+        forced: WaitForCancellationFutureOwned,
+        #[pin]
+        task: F,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for UntilForced<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.task.poll(context).is_ready() { Poll::Ready(()) } else { this.forced.poll(context) }
+    }
 }
 
 impl Drain {
@@ -30,12 +59,8 @@ impl Drain {
 
     /// Runs a task of this group on another runtime.
     pub fn spawn_on(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
-        let hard = self.hard.clone();
-        // Boxed, because each future that it is moved into would keep room for it once more.
-        let task = Box::pin(task);
-        runtime.spawn(self.tasks.track_future(async move {
-            hard.run_until_cancelled(task).await;
-        }));
+        let forced = self.hard.clone().cancelled_owned();
+        runtime.spawn(self.tasks.track_future(UntilForced { forced, task }));
     }
 
     /// Waits until the group is asked to finish what it is doing.

@@ -264,7 +264,7 @@ impl Inbound {
         let snapshot = self.snapshot.borrow();
         record.authority = Some(head.authority.to_string());
         record.source.workload = snapshot.workload_at(peer_address.ip()).cloned();
-        record.source.baggage.clone_from(&head.baggage);
+        record.source.baggage = head.baggage.clone().map(Box::new);
         let host = head.forwarded.as_ref().and_then(|forwarded| forwarded.host.as_deref());
         record.service = host.and_then(|host| snapshot.service_named(host)).cloned();
     }

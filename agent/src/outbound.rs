@@ -19,6 +19,7 @@ use crate::{
     relay::{self, relay},
     route::{self, Choice, Load, Loads, NextHop, Via},
     telemetry::{Failure, Protocol, Reason, Record, Telemetry},
+    workers::{self, Place},
 };
 
 /// For how long a refusal by the agent of a meshed pod is borne.
@@ -48,6 +49,7 @@ struct Open {
     client: TcpStream,
     upstream: Upstream,
     _load: Option<Load>,
+    _place: Place,
 }
 
 /// What outbound connections share.
@@ -85,12 +87,14 @@ impl Outbound {
     }
 
     async fn begin(&self, pod: Arc<LocalPod>, captured: Captured) -> Option<Open> {
-        let Captured { flow, stream: client } = captured;
+        let Captured { flow, stream: client, place } = captured;
         let mut record =
             Box::new(Record::open(&self.telemetry, flow.direction, flow.source, flow.destination));
         record.source.workload = Some(pod.workload().clone());
         match self.reach(&pod, &flow, &mut record).await {
-            Ok((upstream, load)) => Some(Open { record, client, upstream, _load: load }),
+            Ok((upstream, load)) => {
+                Some(Open { record, client, upstream, _load: load, _place: place })
+            }
             Err(failure) => {
                 relay::reset(client);
                 record.end(failure.reason, Some(failure.detail));
@@ -243,7 +247,7 @@ impl Outbound {
             Failure::new(Reason::NoCertificate, "the pod's certificate is not issued yet")
         })?;
         let key = PoolKey {
-            worker: crate::workers::here(),
+            worker: workers::here(),
             own: pod.workload().identity.clone(),
             source: source.ip(),
             address,

@@ -5,7 +5,7 @@
 //! stops the relay half-way (a reset, drain, revocation) resets both ends, so that no application
 //! takes a cut stream for a whole one.
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
     net::Shutdown,
     sync::{
@@ -149,8 +149,12 @@ async fn pump(
     sink: &mut impl Sink,
     count: &AtomicU64,
 ) -> Result<(), Side> {
-    let mut pieces = Pieces::new();
-    while source.next(&mut pieces).await.map_err(|_| Side::Source)? {
+    loop {
+        // Anew each time: a connection that is idle keeps no room for pieces.
+        let mut pieces = Pieces::new();
+        if !source.next(&mut pieces).await.map_err(|_| Side::Source)? {
+            break;
+        }
         let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         sink.put(&mut pieces).await.map_err(|_| Side::Sink)?;
         count.fetch_add(length as u64, Ordering::Relaxed);
@@ -191,7 +195,7 @@ impl End for TcpStream {
 impl Source for TcpSource {
     async fn next(&mut self, pieces: &mut Pieces) -> io::Result<bool> {
         loop {
-            self.stream.readable().await?;
+            poll_fn(|context| self.stream.poll_read_ready(context)).await?;
             let mut buffer = BytesMut::new();
             match self.size.read(&self.stream, &mut buffer) {
                 Ok(0) => return Ok(false),
@@ -214,7 +218,7 @@ impl Sink for TcpSink {
             match self.write(pieces) {
                 Ok(written) => forget(pieces, written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.0.writable().await?
+                    poll_fn(|context| self.0.poll_write_ready(context)).await?
                 }
                 Err(error) => return Err(error),
             }

@@ -9,13 +9,16 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Handle,
+};
 
 use super::{Error, addresses::canonical, maps::Maps, netns::Netns, pod::LocalPod};
 use crate::{
     drain::Drain,
     flow::{Direction, Flow},
-    workers::{Workers, here},
+    workers::{Place, Workers, here},
 };
 
 /// Connections that may wait to be accepted, per listener.
@@ -34,6 +37,8 @@ pub struct Captured {
     pub stream: TcpStream,
     /// Whence and whither, as the client meant it. Tunnels know more later.
     pub flow: Flow,
+    /// Where it is carried.
+    pub place: Place,
 }
 
 /// How a connection arrived.
@@ -156,34 +161,26 @@ where
     }
 
     fn place(&self, stream: TcpStream, peer: SocketAddr) {
-        let Some(captured) = self.pod.captured(stream, peer, self.arrival) else { return };
+        let Some(flow) = self.pod.flow(&stream, peer, self.arrival) else { return };
         let (place, runtime) = self.workers.place(here());
-        let (pod, arrival, serve) = (self.pod.clone(), self.arrival, self.serve.clone());
-        if place.is_here() {
-            let served = serve(pod, arrival, captured);
-            return self.drain.spawn(async move {
-                served.await;
-                drop(place);
-            });
-        }
-        let Captured { stream, flow } = captured;
-        let moved = stream.into_std();
-        self.drain.spawn_on(runtime, async move {
-            match moved.and_then(TcpStream::from_std) {
-                Ok(stream) => serve(pod, arrival, Captured { stream, flow }).await,
-                Err(error) => tracing::warn!(%error, "cannot move a connection to another worker"),
+        let moved = if place.is_here() { Ok(stream) } else { moved(stream, runtime) };
+        match moved {
+            Ok(stream) => {
+                let captured = Captured { stream, flow, place };
+                let served = (self.serve)(self.pod.clone(), self.arrival, captured);
+                self.drain.spawn_on(runtime, served);
             }
-            drop(place);
-        });
+            Err(error) => tracing::warn!(%error, "cannot move a connection to another worker"),
+        }
     }
 }
 
 impl LocalPod {
     /// Who talks to whom. `None` for a connection that the kernel did not bring but that dialled the
     /// agent's listener by itself: it has no destination, and is reset.
-    fn captured(&self, stream: TcpStream, peer: SocketAddr, arrival: Arrival) -> Option<Captured> {
+    fn flow(&self, stream: &TcpStream, peer: SocketAddr, arrival: Arrival) -> Option<Flow> {
         let destination = match arrival {
-            Arrival::Outbound => self.original_destination(&stream),
+            Arrival::Outbound => self.original_destination(stream),
             Arrival::Hbone | Arrival::Plain => {
                 let local = stream.local_addr().ok().map(canonical);
                 local.filter(|local| !self.is_listener(local.port()))
@@ -192,16 +189,22 @@ impl LocalPod {
         let Some(destination) = destination else {
             tracing::debug!(%peer, pod = %self.uid(), "a connection that the kernel did not bring is reset");
             // The client sees a reset rather than an end that looks orderly.
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
             return None;
         };
         let direction = match arrival {
             Arrival::Outbound => Direction::Outbound,
             Arrival::Hbone | Arrival::Plain => Direction::Inbound,
         };
-        let flow = Flow { direction, source: peer, destination, peer: None };
-        Some(Captured { stream, flow })
+        Some(Flow { direction, source: peer, destination, peer: None })
     }
+}
+
+/// The same socket, waited for by another runtime.
+fn moved(stream: TcpStream, runtime: &Handle) -> io::Result<TcpStream> {
+    let stream = stream.into_std()?;
+    let _entered = runtime.enter();
+    TcpStream::from_std(stream)
 }
 
 fn listen(maps: &Maps) -> Result<Socket, Error> {

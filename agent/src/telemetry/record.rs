@@ -55,7 +55,7 @@ pub struct Party {
     /// Proven by a certificate.
     pub identity: Option<Identity>,
     /// What a peer of another network says of itself; used only when discovery knows nothing.
-    pub baggage: Option<Baggage>,
+    pub baggage: Option<Box<Baggage>>,
 }
 
 /// One connection's story. Dropped, it writes exactly one line.
