@@ -95,25 +95,13 @@ async fn a_server_outside_is_spoken_to_by_tls_in_both_versions_and_for_bytes() {
     assert!(!server.noted().contains(&Noted::Clear));
 }
 
-#[tokio::test]
-async fn who_is_not_who_was_asked_for_gets_nothing_and_nothing_goes_in_the_clear() {
-    let (lab, ours, others) = (Lab::new("").await, Authority::new(), Authority::new());
-    let (ca, empty) = (lab.keep("ca.crt", &ours.pem), lab.keep("empty.crt", "nothing\n"));
+/// A service, its endpoint, its TLS, and why nothing goes there; empty for what does.
+type Case = (&'static str, u8, String, &'static str);
+
+fn cases(ca: &str, list: &str, empty: &str) -> Vec<Case> {
     let mine = format!("caCertificates: {ca}");
-    let cards = [
-        ours.card(&["good.example.com"], 1),
-        others.card(&["theirs.example.com"], 1),
-        ours.card(&["else.example.com"], 1),
-        ours.card(&["expired.example.com"], 3),
-        ours.card(&["revoked.example.com"], 1),
-    ];
-    let list = format!("{mine}, caCrl: {}", lab.keep("ca.crl", &ours.revoke(&cards[4])));
-    let mut servers = Vec::new();
-    for (host, card) in (51..).zip(&cards) {
-        let address = SocketAddr::new(lab.address(host), 8443);
-        servers.push(Foreign::new(&lab.drain, card, None).listen(address).await);
-    }
-    let cases = [
+    let list = format!("{mine}, caCrl: {list}");
+    vec![
         ("good", 51, mine.clone(), ""),
         ("theirs", 52, mine.clone(), "UnknownIssuer"),
         ("named", 53, mine.clone(), "not valid for name"),
@@ -142,7 +130,27 @@ async fn who_is_not_who_was_asked_for_gets_nothing_and_nothing_goes_in_the_clear
         ("fresh", 51, format!("{list}, sni: good.example.com"), ""),
         ("revoked", 55, list, "Revoked"),
         ("nameless", 51, format!("{mine}, sni: '*.example.com'"), "trafficPolicy.tls.sni"),
+    ]
+}
+
+#[tokio::test]
+async fn who_is_not_who_was_asked_for_gets_nothing_and_nothing_goes_in_the_clear() {
+    let (lab, ours, others) = (Lab::new("").await, Authority::new(), Authority::new());
+    let (ca, empty) = (lab.keep("ca.crt", &ours.pem), lab.keep("empty.crt", "nothing\n"));
+    let cards = [
+        ours.card(&["good.example.com"], 1),
+        others.card(&["theirs.example.com"], 1),
+        ours.card(&["else.example.com"], 1),
+        ours.card(&["expired.example.com"], 3),
+        ours.card(&["revoked.example.com"], 1),
     ];
+    let list = lab.keep("ca.crl", &ours.revoke(&cards[4]));
+    let mut servers = Vec::new();
+    for (host, card) in (51..).zip(&cards) {
+        let address = SocketAddr::new(lab.address(host), 8443);
+        servers.push(Foreign::new(&lab.drain, card, None).listen(address).await);
+    }
+    let cases = cases(&ca, &list, &empty);
     let rules = (1..).zip(&cases).map(|(vip, (name, host, tls, _))| {
         outside(&lab, name, (vip, *host), &format!("{{tls: {{mode: SIMPLE, {tls}}}}}"))
     });
