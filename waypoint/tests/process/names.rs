@@ -213,3 +213,13 @@ async fn names_that_nobody_knows_hold_nobody_up() {
     lab.line(&["503 UF", "near.example.com", "is no endpoint's address"]).await;
     lab.line(&["503 UH", "mute.example.com"]).await;
 }
+
+#[tokio::test]
+async fn a_waypoint_that_starts_while_nobody_answers_is_ready_all_the_same() {
+    let lab = Lab::configured(&entry("api", 1, "resolution: DNS"), ASKED).await;
+    assert_eq!(get(&lab, 1).await.status, 503);
+    let names = Names::start(&lab).await;
+    let _pod = Pod::start_outside(&lab, 51).await;
+    names.say("api.example.com", Said::Addresses(vec![lab.address(51)], LONG));
+    follows(&lab, 1, "cart-51").await;
+}
