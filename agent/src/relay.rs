@@ -75,7 +75,7 @@ pub trait Sink {
     /// Passes all pieces on, and leaves none.
     fn put(&mut self, pieces: &mut Pieces) -> impl Future<Output = io::Result<()>> + Send;
     /// Says that nothing more will come.
-    fn finish(&mut self) -> io::Result<()>;
+    fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
     /// Says that the connection broke.
     fn abort(&mut self);
     /// Both directions have ended: closing it says nothing more.
@@ -164,7 +164,7 @@ async fn pump(
     }
     // A side that is gone altogether when the other is done is no loss: its own direction has the
     // last word.
-    let _ = sink.finish();
+    let _ = sink.finish().await;
     Ok(())
 }
 
@@ -226,7 +226,7 @@ impl Sink for TcpSink {
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    async fn finish(&mut self) -> io::Result<()> {
         SockRef::from(&*self.0).shutdown(Shutdown::Write)
     }
 
@@ -294,7 +294,7 @@ impl Sink for TunnelSink {
         TunnelSink::put(self, pieces).await
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    async fn finish(&mut self) -> io::Result<()> {
         TunnelSink::finish(self)
     }
 

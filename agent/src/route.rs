@@ -214,7 +214,8 @@ impl From<'_> {
     /// rules find them. A pod that is not known yet is none of those: it may be of the mesh.
     fn has_only_outsiders(&self, service: &Service) -> bool {
         let workload = |uid: &str| self.snapshot.workload(uid);
-        // A pod of the mesh may lack an address for a moment; one of the node's network has none.
+        // A pod of the mesh may lack an address for a moment; one of the node's network has none, and
+        // those of a name are not looked up here.
         let is_node = |w: &Arc<Workload>| w.addresses.is_empty() && w.protocol == Protocol::Tcp;
         let on_node = |uid: &str| workload(uid).is_some_and(is_node);
         let outsider = |of: &Outsider| match of {

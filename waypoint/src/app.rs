@@ -33,6 +33,7 @@ use tokio::{
 
 use crate::{
     attachment::{self, Gateway},
+    backend::Names,
     balance::Balance,
     config::{AccessFormat, Config},
     entrance::Entrance,
@@ -43,6 +44,7 @@ use crate::{
     operators::Operators,
     places::Places,
     record::{self, Telemetry},
+    resolver::{self, Servers},
     upstream::{Own, Upstream},
 };
 
@@ -74,7 +76,9 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let (identity, keeper) = certificates(&config, &background)?;
     let lease = keeper.hold(&identity);
     let balance = Balance::default();
-    let mesh = mesh(&config, address, &background, &balance).await?;
+    let declared = mesh(&config, address, &background, &balance).await?;
+    let servers = Servers { addresses: config.dns.clone(), own: address };
+    let mesh = resolver::follow(declared, &servers, &background).await;
     let telemetry = telemetry(&config, &logging);
     let baggage = baggage(&config);
     let own =
@@ -195,7 +199,8 @@ async fn mesh(
         let (namespace, name) = home.split_once('/').unwrap_or_default();
         let tells = compiler.annotation_of_gateway(namespace, name, TELLS_CLIENTS) == Some("true");
         let own = mesh::Own { gateway: home.clone(), tells_clients: tells };
-        Mesh { snapshot, table, backends, problems, generation, here, own }
+        let names = Names::default();
+        Mesh { snapshot, names, table, backends, problems, generation, here, own }
     };
     Ok(manifest::follow(&config.manifests.directory, background, make).await?)
 }

@@ -2,10 +2,12 @@
 //! Never: routes (see `routing`), wire types (see `manifest`).
 pub mod endpoints;
 pub mod model;
+pub mod names;
 
-pub use endpoints::{Endpoint, endpoints, is_anybody, label};
+pub use endpoints::{Endpoint, endpoints, hostnames, is_anybody, is_named, label};
 pub use model::{
     Algorithm, Backend, Backends, CallPolicy, ClientTls, ConnectionPool, Cookie, HashKey,
     HashTable, LoadBalancer, LocalityPolicy, OutlierDetection, RetryBudget, ServiceBackends,
     Shares, TlsMode, Upgrade, Warmup,
 };
+pub use names::Names;

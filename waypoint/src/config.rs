@@ -47,6 +47,9 @@ pub struct Config {
     /// How far paths are normalised before anything looks at them.
     #[serde(default)]
     pub path_normalization: Paths,
+    /// Servers of names, with their ports; empty for those of `/etc/resolv.conf`.
+    #[serde(default)]
+    pub dns: Vec<SocketAddr>,
     /// Where Kubernetes objects come from.
     #[serde(default)]
     pub manifests: Manifests,

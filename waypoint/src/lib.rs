@@ -30,6 +30,7 @@ pub mod mesh;
 pub mod record;
 
 pub mod attachment;
+pub mod resolver;
 
 pub mod exchange;
 

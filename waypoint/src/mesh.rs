@@ -10,7 +10,7 @@ use culvert_agent::{
 };
 
 use crate::{
-    backend::{Algorithm, Backend, Backends, Endpoint, endpoints, is_anybody},
+    backend::{Algorithm, Backend, Backends, Endpoint, Names, endpoints, is_anybody, is_named},
     balance::{Balance, Ticket, Traffic, View, Wish},
     outcome::LocalReply,
     routing::{self, BackendRef, Table},
@@ -22,6 +22,8 @@ use crate::{
 pub struct Mesh {
     /// Workloads and services.
     pub snapshot: Snapshot,
+    /// The addresses of endpoints that are names.
+    pub names: Names,
     /// Where requests go.
     pub table: Arc<Table>,
     /// How backends are called.
@@ -166,8 +168,12 @@ impl Mesh {
         if let Some(workload) = self.snapshot.workload_at(dialled.ip()).filter(|_| passes) {
             return Ok((at(dialled, Some(workload.clone())), backend));
         }
-        if is_anybody(&self.snapshot, &backend) {
+        if is_anybody(&self.snapshot, &self.names, &backend) {
             return Ok((Reach::Among(reference.clone()), backend));
+        }
+        // Names that nobody could look up are no reason to go elsewhere.
+        if is_named(&self.snapshot, &backend) {
+            return Err(Nobody::NotReady);
         }
         // Who is behind it may be nobody that the mesh can know: then the node's own rules find them.
         let vip = SocketAddr::new(vip, reference.port);
@@ -210,7 +216,7 @@ impl Mesh {
     pub fn view(&self, backend: &Backend) -> View {
         let service = self.snapshot.service_named(&backend.reference.host);
         View {
-            endpoints: endpoints(&self.snapshot, backend),
+            endpoints: endpoints(&self.snapshot, &self.names, backend),
             policy: backend.policy.clone(),
             here: self.here.clone(),
             distribution: service.map(|service| service.distribution).unwrap_or_default(),

@@ -125,7 +125,8 @@ impl fmt::Display for Flags {
     }
 }
 
-/// Why one attempt brought no response. Whose fault it is: the endpoint's, but for the last two.
+/// Why one attempt brought no response. Whose fault it is: the endpoint's, but for `Unmet` and
+/// the last two.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Nobody listens: the dial was refused, or the endpoint's agent says so (CONNECT answered with 503).
@@ -137,6 +138,9 @@ pub enum Failure {
     /// There is no connection, for another reason. The application has seen nothing.
     #[error("{0}")]
     Connect(String),
+    /// What its DestinationRule asks of connections cannot be had: to try again cannot help.
+    #[error("{0}")]
+    Unmet(String),
     /// Nobody answered in time. The application has seen nothing.
     #[error("connection timeout")]
     ConnectTimeout,
@@ -170,6 +174,7 @@ impl Failure {
             Self::Absent(_)
             | Self::Tls(_)
             | Self::Connect(_)
+            | Self::Unmet(_)
             | Self::ConnectTimeout
             | Self::Denied => Flag::UpstreamConnectionFailure,
             Self::Terminated => Flag::UpstreamConnectionTermination,
@@ -183,7 +188,7 @@ impl Failure {
     /// The words of Envoy's `%RESPONSE_CODE_DETAILS%`.
     fn reason(&self) -> &'static str {
         match self {
-            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Denied => {
+            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Unmet(_) | Self::Denied => {
                 "connection_failure"
             }
             Self::ConnectTimeout => "connection_timeout",
@@ -199,7 +204,7 @@ impl Failure {
     /// What people read in the body of the answer.
     fn text(&self) -> String {
         match self {
-            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Denied => {
+            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Unmet(_) | Self::Denied => {
                 format!("remote connection failure, transport failure reason: {self}")
             }
             Self::ConnectTimeout
@@ -336,6 +341,7 @@ impl LocalReply {
         let status = match failure {
             Failure::Protocol => StatusCode::BAD_GATEWAY,
             Failure::Request => StatusCode::BAD_REQUEST,
+            Failure::Unmet(why) => return Self::not_called(why),
             Failure::Absent(_)
             | Failure::Tls(_)
             | Failure::Connect(_)

@@ -129,7 +129,9 @@ impl Plan {
     fn on_failure(&self, failure: &Failure, unsent: bool) -> bool {
         match failure {
             // What the waypoint itself or the client broke, and what another try cannot help.
-            Failure::Overflow | Failure::Request | Failure::Denied => return false,
+            Failure::Unmet(_) | Failure::Overflow | Failure::Request | Failure::Denied => {
+                return false;
+            }
             Failure::Refused if self.has(RetryOn::RefusedStream) => return true,
             Failure::Absent(_)
             | Failure::Tls(_)

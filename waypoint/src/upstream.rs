@@ -3,6 +3,7 @@
 mod failure;
 mod lane;
 mod room;
+mod tls;
 
 use std::{
     collections::HashMap,
@@ -29,9 +30,10 @@ use tokio::{
 };
 
 use crate::{
+    backend::{CallPolicy, ClientTls},
     balance::{Kind, Permit, Ticket},
     body::RequestBody,
-    listener::Version,
+    listener::{TunnelStream, Version},
     outcome::{Failure, Outcome},
     routing::BackendRef,
 };
@@ -39,6 +41,8 @@ use crate::{
 pub use lane::AnswerBody;
 use lane::{Connection, Lane, Unsent};
 use room::Room;
+use tls::Originator;
+pub use tls::Secured;
 
 /// Pause between two looks for those.
 const SWEEP: Duration = Duration::from_secs(15);
@@ -76,6 +80,10 @@ pub enum Opened {
     Tunnel(Tunnel),
     /// It is outside the mesh.
     Plain(TcpStream),
+    /// Through its agent, within TLS of our own.
+    SecuredTunnel(Box<Secured<TunnelStream>>),
+    /// It is outside the mesh, and spoken to by TLS.
+    Secured(Box<Secured<TcpStream>>),
 }
 
 /// Open connections to endpoints. Clones share them.
@@ -84,6 +92,7 @@ pub struct Upstream {
     own: Arc<Own>,
     tunnels: Pool,
     lanes: Arc<Mutex<HashMap<Key, Arc<Lane>>>>,
+    tls: Arc<Originator>,
     drain: Drain,
 }
 
@@ -94,12 +103,14 @@ struct Key {
     at: SocketAddr,
     expected: Option<Identity>,
     version: Version,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl Upstream {
     /// No connections yet; those to come live as long as `drain` lets them.
     pub fn new(own: Own, tunnels: Pool, drain: Drain) -> Self {
-        let upstream = Self { own: Arc::new(own), tunnels, lanes: Arc::default(), drain };
+        let (own, lanes, tls) = (Arc::new(own), Arc::default(), Arc::default());
+        let upstream = Self { own, tunnels, lanes, tls, drain };
         let sweeper = upstream.clone();
         upstream.drain.spawn(async move {
             loop {
@@ -122,9 +133,13 @@ impl Upstream {
         mut request: Request<RequestBody>,
         ticket: &Ticket,
     ) -> Result<Response<AnswerBody>, Outcome> {
-        let lane = self.lane(to, version);
+        let secure = tls::asked(ticket.policy(), to);
+        let lane = self.lane(to, version, secure);
         let pool = &ticket.policy().connection_pool;
         lane.follow(ticket.policy());
+        if secure.is_some() {
+            request = tls::https(request);
+        }
         loop {
             let (connection, reused) = match lane.take(pool).await {
                 Some(connection) => (connection, true),
@@ -159,16 +174,31 @@ impl Upstream {
         let pool = &ticket.policy().connection_pool;
         let place = ticket.limits().take(Kind::Connection, pool.max_connections);
         let place = place.ok_or(Failure::Overflow)?;
-        let opened = timeout(pool.connect_timeout, self.dial(to)).await;
+        let opened = timeout(pool.connect_timeout, self.dial(to, ticket.policy(), None)).await;
         Ok((opened.map_err(|_| Failure::ConnectTimeout)??, place))
     }
 
-    async fn dial(&self, to: &To) -> Result<Opened, Failure> {
+    /// A connection, with HTTP of this version agreed upon where TLS is asked for. Nobody is dialled
+    /// before all is there that it takes.
+    async fn dial(
+        &self,
+        to: &To,
+        policy: &CallPolicy,
+        version: Option<Version>,
+    ) -> Result<Opened, Failure> {
+        let ready = self.tls.ready(policy, to, version).await?;
         match &to.workload {
             Some(workload) if workload.protocol == Protocol::Hbone => {
-                self.tunnel(to, workload).await.map(Opened::Tunnel)
+                let tunnel = self.tunnel(to, workload).await?;
+                let Some(ready) = ready else { return Ok(Opened::Tunnel(tunnel)) };
+                let secured = ready.shake(TunnelStream::from(tunnel)).await?;
+                Ok(Opened::SecuredTunnel(Box::new(secured)))
             }
-            Some(_) | None => self.plain(to.at).await.map(Opened::Plain),
+            Some(_) | None => {
+                let stream = self.plain(to.at).await?;
+                let Some(ready) = ready else { return Ok(Opened::Plain(stream)) };
+                Ok(Opened::Secured(Box::new(ready.shake(stream).await?)))
+            }
         }
     }
 
@@ -215,7 +245,7 @@ impl Upstream {
         };
         ticket.begin();
         let connected = async {
-            let opened = self.dial(to).await?;
+            let opened = self.dial(to, ticket.policy(), Some(version)).await?;
             lane.connect(opened, version, open, &self.drain).await
         };
         let connected = timeout(pool.connect_timeout, connected).await;
@@ -253,13 +283,14 @@ impl Upstream {
         dial(at, None).await.map_err(|error| failure::of_dial(&error))
     }
 
-    fn lane(&self, to: &To, version: Version) -> Arc<Lane> {
+    fn lane(&self, to: &To, version: Version, tls: Option<&Arc<ClientTls>>) -> Arc<Lane> {
         let meshed = to.workload.as_ref().filter(|w| w.protocol == Protocol::Hbone);
         let key = Key {
             backend: to.backend.clone(),
             at: to.at,
             expected: meshed.map(|workload| workload.identity.clone()),
             version,
+            tls: tls.cloned(),
         };
         lock(&self.lanes).entry(key).or_default().clone()
     }
@@ -267,6 +298,7 @@ impl Upstream {
     /// Forgets connections that ended or carried nothing for long.
     fn sweep(&self) {
         let now = clock::now();
+        self.tls.sweep(now);
         lock(&self.lanes).retain(|_, lane| lane.sweep(now) || Arc::strong_count(lane) > 1);
     }
 }

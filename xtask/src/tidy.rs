@@ -57,7 +57,7 @@ const WAYPOINT: Rooms = &[
     &["listener"],
     &["upstream"],
     &["mesh"],
-    &["record", "attachment"],
+    &["record", "attachment", "resolver"],
     &["exchange"],
     &["entrance"],
     &["config", "dump"],
@@ -80,10 +80,12 @@ const SPEAKERS: [&str; 7] = [
 ];
 
 /// Who may name a dependency: crate, and the beginnings of the files that may.
-const GATEKEEPERS: [(&str, &[&str]); 6] = [
+const GATEKEEPERS: [(&str, &[&str]); 8] = [
     ("aya", &["agent/src/redirect"]),
     ("h2", &["tests/", "waypoint/src/upstream/failure.rs"]),
-    ("rustls", &["agent/src/identity/tls.rs", "agent/src/hbone/"]),
+    ("rustls", &["agent/src/identity/tls.rs", "agent/src/hbone/", "waypoint/src/upstream/tls"]),
+    ("tokio_rustls", &["waypoint/src/upstream/tls"]),
+    ("hickory_resolver", &["waypoint/src/resolver.rs"]),
     ("rcgen", &["agent/src/identity/ca.rs"]),
     ("hyper", &SPEAKERS),
     ("serde_saphyr", &["agent/src/manifest/documents"]),

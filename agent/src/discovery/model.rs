@@ -17,6 +17,9 @@ pub struct Workload {
     pub namespace: Arc<str>,
     /// Every address of the pod, IPv4 and IPv6; never a node's own address.
     pub addresses: Vec<IpAddr>,
+    /// The name whose addresses are its own, in lower case: then it has no others (`hostname` of Istio's
+    /// workload API). Waypoints look it up; agents do not.
+    pub hostname: Option<Arc<str>>,
     /// The node that it runs on; empty when it is on none yet.
     pub node: Arc<str>,
     /// Where that node stands.

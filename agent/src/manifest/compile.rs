@@ -1,6 +1,7 @@
 //! Pure: objects → workloads and services, the same whatever the order of the objects; and what
 //! changes of them → what changes of those, in time for the change.
 //! Never: a second model beside discovery's.
+mod entries;
 mod facts;
 mod members;
 mod services;

@@ -1,10 +1,13 @@
 //! Pure: which workloads are behind a backend.
 //! Never: picks one.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use culvert_agent::discovery::{Snapshot, Workload};
 
-use super::model::Backend;
+use super::{model::Backend, names::Names};
 
 /// A workload that serves a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,16 +19,39 @@ pub struct Endpoint {
 }
 
 /// The endpoints behind a backend that take connections, in order of their uids; none when its service
-/// is not there.
-pub fn endpoints(snapshot: &Snapshot, backend: &Backend) -> Vec<Endpoint> {
-    all(snapshot, backend)
-        .map(|(workload, port)| Endpoint { workload: workload.clone(), port })
-        .collect()
+/// is not there. One that is a name stands for one at each of its addresses.
+pub fn endpoints(snapshot: &Snapshot, names: &Names, backend: &Backend) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for (workload, port) in all(snapshot, backend) {
+        match &workload.hostname {
+            None => endpoints.push(Endpoint { workload: workload.clone(), port }),
+            Some(name) => endpoints.extend(names.addresses(name).iter().map(|address| Endpoint {
+                workload: Arc::new(Workload {
+                    uid: format!("{}/{address}", workload.uid).into(),
+                    addresses: vec![*address],
+                    ..(**workload).clone()
+                }),
+                port,
+            })),
+        }
+    }
+    endpoints
 }
 
 /// Whether there is one.
-pub fn is_anybody(snapshot: &Snapshot, backend: &Backend) -> bool {
-    all(snapshot, backend).next().is_some()
+pub fn is_anybody(snapshot: &Snapshot, names: &Names, backend: &Backend) -> bool {
+    let known = |name: &Arc<str>| !names.addresses(name).is_empty();
+    all(snapshot, backend).any(|(workload, _)| workload.hostname.as_ref().is_none_or(known))
+}
+
+/// Whether one of them is a name, whether it has addresses or not.
+pub fn is_named(snapshot: &Snapshot, backend: &Backend) -> bool {
+    all(snapshot, backend).any(|(workload, _)| workload.hostname.is_some())
+}
+
+/// The host names of all endpoints. Machines are on no node.
+pub fn hostnames(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
+    snapshot.workloads_on("").filter_map(|workload| workload.hostname.clone()).collect()
 }
 
 fn all<'s>(

@@ -110,13 +110,9 @@ impl Backend {
 }
 
 impl CallPolicy {
-    /// What it asks for that connections must not be without, and that is not built: TLS of the
-    /// waypoint's own, a tunnel through another proxy, the PROXY protocol.
+    /// What it asks for that connections must not be without, and that is not built: a tunnel through
+    /// another proxy, the PROXY protocol.
     pub fn unmet(&self) -> Option<&'static str> {
-        let own = |tls: &ClientTls| matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual);
-        if self.tls.as_ref().is_some_and(own) {
-            return Some("tls");
-        }
         let proxy = self.proxy_protocol.map(|_| "proxyProtocol");
         self.tunnel.as_ref().map(|_| "tunnel").or(proxy)
     }
@@ -132,13 +128,15 @@ pub struct CallPolicy {
     /// When an endpoint that fails is left out; `None` for never.
     pub outlier_detection: Option<OutlierDetection>,
     /// TLS of the waypoint's own towards the service.
-    pub tls: Option<ClientTls>,
+    pub tls: Option<Arc<ClientTls>>,
     /// A tunnel through another proxy (connections that are no HTTP).
     pub tunnel: Option<Tunnel>,
     /// The header of the PROXY protocol that connections begin with.
     pub proxy_protocol: Option<ProxyVersion>,
     /// How many retries there may be beside other requests; in place of `max_retries`.
     pub retry_budget: Option<RetryBudget>,
+    /// The DestinationRule that says so, for reports; `None` for the defaults.
+    pub origin: Option<Origin>,
     /// What says it cannot be obeyed (it is refused and was never good, or a BackendTLSPolicy): nothing
     /// goes there.
     pub refused: bool,
@@ -393,7 +391,7 @@ impl Default for OutlierDetection {
 }
 
 /// TLS of the waypoint's own towards a service (`tls`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientTls {
     /// Which.
     pub mode: TlsMode,
@@ -405,7 +403,7 @@ pub struct ClientTls {
     pub credential_name: Option<Arc<str>>,
     /// Names of which the server must have one; empty for the one that is asked for.
     pub subject_alt_names: Vec<Arc<str>>,
-    /// The name that is asked for; `None` for the request's host.
+    /// The name that is asked for; `None` for the host of the service.
     pub sni: Option<Arc<str>>,
     /// The server may be anybody.
     pub insecure_skip_verify: bool,
@@ -414,7 +412,7 @@ pub struct ClientTls {
 }
 
 /// Which TLS a service is called with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TlsMode {
     /// None beside the mesh's own.
     Disable,

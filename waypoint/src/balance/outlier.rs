@@ -46,7 +46,7 @@ impl Word {
             Outcome::Late(Late::Client) => Self::Silence,
             Outcome::Failed { failure, .. } | Outcome::Cut(failure) => match failure {
                 // Not the endpoint's.
-                Failure::Overflow | Failure::Request => Self::Silence,
+                Failure::Unmet(_) | Failure::Overflow | Failure::Request => Self::Silence,
                 Failure::ConnectTimeout => Self::Local(504),
                 Failure::Absent(_)
                 | Failure::Tls(_)

@@ -50,6 +50,7 @@ pub(super) fn workload(number: u8, place: &str) -> Workload {
         name: name.clone(),
         namespace: "shop".into(),
         addresses: vec![[10, 0, 0, number].into()],
+        hostname: None,
         node: format!("node-{place}").into(),
         locality: Locality { region: region.into(), zone: zone.into() },
         identity: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),

@@ -7,14 +7,18 @@ use std::{
 };
 
 use culvert_agent::relay::{Counters, Ended, relay};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use super::{Entrance, SILENCE, whole_guess};
 use crate::{
     balance::{Permit, Ticket, Traffic, Wish, key},
     exchange::{Port, asked::client},
     listener::{
-        Opening, Version,
+        Opening, TunnelStream, Version,
         hello::{self, Hello},
         idle::{IDLE, idle},
         serve::HEAD_TIMEOUT,
@@ -24,7 +28,7 @@ use crate::{
     outcome::{Failure, Flag, LocalReply, Outcome},
     record::{Record, Session},
     routing::{self, Missing, Protocol, Target, find_stream},
-    upstream::Opened,
+    upstream::{Opened, Secured},
 };
 
 /// Bytes of a server that say whether it speaks HTTP: the head of a frame (RFC 9113 §4.1).
@@ -121,6 +125,8 @@ impl Entrance {
         let stream = match opened {
             Opened::Tunnel(tunnel) => Stream::Tunnel(Opening::from(tunnel)),
             Opened::Plain(stream) => Stream::Plain(stream),
+            Opened::SecuredTunnel(secured) => Stream::SecuredTunnel(secured),
+            Opened::Secured(secured) => Stream::Secured(secured),
         };
         Ok(Server { stream, held: (permit, ticket) })
     }
@@ -195,7 +201,9 @@ struct Server {
 
 enum Stream {
     Tunnel(Opening),
-    Plain(tokio::net::TcpStream),
+    Plain(TcpStream),
+    SecuredTunnel(Box<Secured<TunnelStream>>),
+    Secured(Box<Secured<TcpStream>>),
 }
 
 impl Server {
@@ -231,7 +239,16 @@ impl Server {
                     Ok(length) => is_http_server(&first[..length]),
                 }
             }
+            Stream::SecuredTunnel(secured) => more(secured).await,
+            Stream::Secured(secured) => more(secured).await,
         }
+    }
+}
+
+async fn more<T: AsyncRead + AsyncWrite + Unpin>(secured: &mut Secured<T>) -> Option<bool> {
+    match secured.more().await {
+        Ok(true) => is_http_server(secured.first()),
+        Ok(false) | Err(_) => Some(false),
     }
 }
 
@@ -249,6 +266,8 @@ async fn carry(client: Opening, server: Server, mut record: Record) {
         match stream {
             Stream::Tunnel(server) => relay(client, server, &carried.counters).await,
             Stream::Plain(server) => relay(client, server, &carried.counters).await,
+            Stream::SecuredTunnel(server) => relay(client, *server, &carried.counters).await,
+            Stream::Secured(server) => relay(client, *server, &carried.counters).await,
         }
     };
     let ended = tokio::select! {

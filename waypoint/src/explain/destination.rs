@@ -95,7 +95,7 @@ fn behind(mesh: &Mesh, backend: &Arc<BackendRef>, head: &RequestHead<'_>) -> Val
     let all = match reach {
         Reach::At(to) => vec![to],
         Reach::Among(_) => {
-            let all = endpoints(&mesh.snapshot, &called);
+            let all = endpoints(&mesh.snapshot, &mesh.names, &called);
             all.iter().filter_map(|one| To::endpoint(backend, one, head.dialled)).collect()
         }
     };

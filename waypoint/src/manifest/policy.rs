@@ -3,24 +3,33 @@
 //! Never: which DestinationRules count (see `lookup`).
 use std::{collections::BTreeMap, sync::Arc};
 
+use culvert_agent::origin::Origin;
+
 use super::{
     destination_rule::{DestinationRule, PortPolicy, TrafficPolicy},
     settings,
 };
 use crate::backend::model::{CallPolicy, PortPolicies, RuleName, ServiceBackends, Subset};
 
+/// A policy, and where its rule stands.
+type Said<'a> = (&'a TrafficPolicy, &'a Origin);
+
 /// What these rules say of a service, the oldest first: its policy counts, and the subsets of all do,
 /// of two with one name the older one. When one of them is refused, nobody can say how it is called.
-pub(super) fn service(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends {
+pub(super) fn service<'a>(rules: &'a [(&'a DestinationRule, RuleName)]) -> ServiceBackends {
     if rules.iter().any(|(rule, _)| rule.refused) {
         return refused(rules);
     }
-    let top = rules.iter().find_map(|(rule, _)| rule.traffic_policy.as_ref());
+    let said = |(rule, name): &'a (&DestinationRule, RuleName)| {
+        rule.traffic_policy.as_ref().map(|policy| (policy, &name.origin))
+    };
+    let top = rules.iter().find_map(said);
     let mut subsets = BTreeMap::new();
-    for subset in rules.iter().flat_map(|(rule, _)| &rule.subsets) {
+    let all = rules.iter().flat_map(|(rule, name)| rule.subsets.iter().map(move |s| (s, name)));
+    for (subset, name) in all {
         subsets.entry(Arc::from(subset.name.as_str())).or_insert_with(|| Subset {
             labels: Arc::new(subset.labels.clone()),
-            policies: policies(top, subset.traffic_policy.as_ref()),
+            policies: policies(top, subset.traffic_policy.as_ref().map(|own| (own, &name.origin))),
         });
     }
     ServiceBackends {
@@ -47,13 +56,18 @@ pub(super) fn refused(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends
 }
 
 /// The policies of all ports, from that of the service and that of a subset.
-fn policies(top: Option<&TrafficPolicy>, subset: Option<&TrafficPolicy>) -> PortPolicies {
+fn policies(top: Option<Said<'_>>, subset: Option<Said<'_>>) -> PortPolicies {
+    let origin = subset.or(top).map(|(_, origin)| origin.clone());
+    let (top, subset) = (top.map(|(policy, _)| policy), subset.map(|(policy, _)| policy));
     let both = top.into_iter().chain(subset);
     let numbers = both.flat_map(|policy| &policy.port_level_settings).filter_map(number);
-    let ports = numbers.map(|port| (port, Arc::new(call_policy(&merged(top, subset, Some(port))))));
+    let of_port = |port| {
+        let policy = call_policy(&merged(top, subset, port));
+        Arc::new(CallPolicy { origin: origin.clone(), ..policy })
+    };
     PortPolicies {
-        ports: ports.collect(),
-        default: Arc::new(call_policy(&merged(top, subset, None))),
+        ports: numbers.map(|port| (port, of_port(Some(port)))).collect(),
+        default: of_port(None),
     }
 }
 
@@ -110,10 +124,11 @@ fn call_policy(policy: &TrafficPolicy) -> CallPolicy {
             .unwrap_or_default(),
         connection_pool: policy.connection_pool.as_ref().map(settings::pool).unwrap_or_default(),
         outlier_detection: policy.outlier_detection.as_ref().map(settings::outlier),
-        tls: policy.tls.as_ref().map(settings::tls),
+        tls: policy.tls.as_ref().map(|tls| Arc::new(settings::tls(tls))),
         tunnel: policy.tunnel.as_ref().and_then(settings::tunnel),
         proxy_protocol: policy.proxy_protocol.as_ref().map(settings::proxy),
         retry_budget: policy.retry_budget.as_ref().map(settings::budget),
+        origin: None,
         refused: false,
     }
 }

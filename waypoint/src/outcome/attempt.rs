@@ -79,7 +79,8 @@ impl Failure {
     pub fn is_connect(&self) -> bool {
         match self {
             Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::ConnectTimeout => true,
-            Self::Denied
+            Self::Unmet(_)
+            | Self::Denied
             | Self::Terminated
             | Self::Reset
             | Self::Refused

@@ -168,6 +168,14 @@ impl Lane {
                 self.begin((stream, Some(speaking)), version, open, drain).await
             }
             Opened::Plain(stream) => self.begin((stream, None), version, open, drain).await,
+            Opened::SecuredTunnel(secured) => {
+                let stream = secured.into_stream();
+                let speaking = stream.get_ref().0.speak();
+                self.begin((stream, Some(speaking)), version, open, drain).await
+            }
+            Opened::Secured(secured) => {
+                self.begin((secured.into_stream(), None), version, open, drain).await
+            }
         }
     }
 

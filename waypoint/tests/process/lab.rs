@@ -86,6 +86,13 @@ impl Lab {
         fs::write(self.folder.join("m").join(name), text).expect("a written file");
     }
 
+    /// Writes a file beside the folder, and says where it is.
+    pub(crate) fn keep(&self, name: &str, text: &str) -> String {
+        let path = self.folder.join(name);
+        fs::write(&path, text).expect("a written file");
+        path.display().to_string()
+    }
+
     /// Declares the waypoint's Gateway in other words.
     pub(crate) fn gateway(&self, text: &str) {
         let mesh = mesh(self);
@@ -195,6 +202,8 @@ impl Lab {
             true => ("", config),
             false => config.split_at(config.find("\n[").unwrap_or(config.len())),
         };
+        let [a, b] = self.net;
+        let top = top.replace("NET", &format!("127.{a}.{b}"));
         let text = format!(
             "{top}\ngateway = \"waypoint\"\nnamespace = \"shop\"\naddress = \"{own}\"\n\
              [manifests]\ndirectory = {folder:?}\n[ca]\nfile = {ca:?}\n\

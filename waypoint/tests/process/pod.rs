@@ -3,7 +3,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    foreign::Foreign,
     lab::Lab,
     script::{Script, Unanswered},
 };
@@ -64,6 +65,7 @@ pub(crate) struct Pod {
     work: Arc<Work>,
     /// What it does in place of answering.
     pub(crate) script: Arc<Script>,
+    secure: Arc<OnceLock<Foreign>>,
     drain: Drain,
 }
 
@@ -108,7 +110,8 @@ impl Pod {
         let pod = Self::default();
         let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
         let (script, drain) = (pod.script.clone(), pod.drain.clone());
-        let agent = Agent { name, seen, heard, work, script, drain };
+        let secure = pod.secure.clone();
+        let agent = Agent { name, seen, heard, work, script, secure, drain };
         pod.drain.spawn(accept(listener, credentials, agent));
         pod
     }
@@ -120,13 +123,19 @@ impl Pod {
         let pod = Self::default();
         let (seen, heard, work) = (pod.seen.clone(), pod.heard.clone(), pod.work.clone());
         let (script, drain) = (pod.script.clone(), pod.drain.clone());
-        let agent = Agent { name: format!("cart-{host}"), seen, heard, work, script, drain };
+        let (name, secure) = (format!("cart-{host}"), pod.secure.clone());
+        let agent = Agent { name, seen, heard, work, script, secure, drain };
         pod.drain.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 agent.drain.clone().spawn(agent.clone().http(stream, false));
             }
         });
         pod
+    }
+
+    /// On port 8443 it speaks TLS, like this server.
+    pub(crate) fn secure(&self, server: &Foreign) {
+        let _ = self.secure.set(server.clone());
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
@@ -188,6 +197,7 @@ pub(crate) struct Agent {
     seen: Arc<Mutex<Vec<Seen>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
     script: Arc<Script>,
+    secure: Arc<OnceLock<Foreign>>,
     work: Arc<Work>,
     drain: Drain,
 }
@@ -225,6 +235,11 @@ impl Agent {
             8081 => self.http(stream, true).await,
             8082 => self.either(stream).await,
             8088 => settings_first(stream).await,
+            8443 => {
+                if let Some(server) = self.secure.get().cloned() {
+                    server.serve(stream).await;
+                }
+            }
             8083 | 8084 => echo(stream, &self.name).await,
             MUTE => {
                 // Held until the mesh is gone.

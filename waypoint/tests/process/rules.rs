@@ -108,12 +108,15 @@ async fn a_subset_that_is_not_there_is_503_nc_and_one_without_pods_503_uh() {
 
 #[tokio::test]
 async fn what_was_to_go_by_tls_goes_in_no_other_way() {
-    let strict = SUBSETS
-        .replace("spec: {host: cart,", "spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE}},");
+    let strict = SUBSETS.replace(
+        "spec: {host: cart,",
+        "spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}},",
+    );
     let lab = Lab::new(&strict).await;
-    let _pod = lab.pod(1, "v1").await;
+    let pod = lab.pod(1, "v1").await;
     assert_eq!(get(&lab, "/", &[]).await.status.as_u16(), 503);
-    lab.line(&["503 UF unmet_traffic_policy", "trafficPolicy.tls"]).await;
+    lab.line(&["503 UF", "TLS_error"]).await;
+    assert!(pod.asked().is_empty(), "it does not speak TLS, and was told nothing");
 }
 
 #[tokio::test]

@@ -34,6 +34,44 @@ enum Ports {
     Services(BTreeMap<String, u16>),
 }
 
+/// Where a machine takes connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// At this address.
+    Address(IpAddr),
+    /// At the addresses of this name.
+    Name(Arc<str>),
+}
+
+impl At {
+    /// The address that a text is.
+    pub(super) fn address(text: &str) -> Result<Self, String> {
+        let address: IpAddr = text.parse().map_err(|_| {
+            format!("address {text:?} is no IP address: names and sockets are not supported")
+        })?;
+        Ok(Self::Address(address.to_canonical()))
+    }
+
+    /// The address that a text is, or else the name.
+    pub(super) fn address_or_name(text: &str) -> Result<Self, String> {
+        if let Ok(at) = Self::address(text) {
+            return Ok(at);
+        }
+        match is_name(text) {
+            true => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase().into())),
+            false => Err(format!("address {text:?} is neither an IP address nor a host name")),
+        }
+    }
+}
+
+/// Whether a text can be a host name (RFC 1123 §2.1, and underscores, which are in use).
+fn is_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| matches!(label.len(), 1..=63) && label.bytes().all(good);
+    text.len() <= 253 && text.split('.').all(label)
+}
+
 /// A port of a service, and where it leads.
 #[derive(Clone, Debug)]
 pub(super) struct PortSpec {
@@ -89,6 +127,7 @@ impl Maker<'_> {
             name: name.as_str().into(),
             namespace: namespace.as_str().into(),
             addresses: if pod.spec.host_network { Vec::new() } else { addresses(&pod.status)? },
+            hostname: None,
             node: pod.spec.node_name.as_str().into(),
             locality: self.facts.locality(&pod.spec.node_name),
             identity: self.identity(namespace, &pod.spec.service_account_name)?,
@@ -122,7 +161,8 @@ impl Maker<'_> {
         let kind = Kind::Workload;
         let asking = Asking { kind, namespace, labels: &machine.labels };
         let (waypoint, problem) = self.facts.waypoint(asking);
-        let mut workload = self.machine(&machine, (namespace, name, uid), origin)?;
+        let at = At::address(&machine.address)?;
+        let mut workload = self.machine((&machine, at), (namespace, name, uid), origin)?;
         workload.waypoint = waypoint;
         let ports = Ports::Services(machine.ports);
         Ok(Some((Member { workload: workload.into(), ports }, problem)))
@@ -131,16 +171,14 @@ impl Maker<'_> {
     /// A machine outside Kubernetes, called `name`, with the last part of its uid.
     pub(super) fn machine(
         &self,
-        machine: &Machine,
+        (machine, at): (&Machine, At),
         (namespace, name, uid): (&str, &str, String),
         origin: &Origin,
     ) -> Result<Workload, String> {
-        let address: IpAddr = machine.address.parse().map_err(|_| {
-            format!(
-                "address {:?} is no IP address: names and sockets are not supported",
-                machine.address
-            )
-        })?;
+        let (addresses, hostname) = match at {
+            At::Address(address) => (vec![address], None),
+            At::Name(name) => (Vec::new(), Some(name)),
+        };
         let account = Some(machine.service_account.as_str()).filter(|account| !account.is_empty());
         let tunnels = machine.labels.get(TUNNEL).is_some_and(|tunnel| tunnel == "http");
         let mut parts = machine.locality.split('/');
@@ -150,7 +188,8 @@ impl Maker<'_> {
             uid: format!("{}/{uid}", self.settings.cluster).into(),
             name: name.into(),
             namespace: namespace.into(),
-            addresses: vec![address.to_canonical()],
+            addresses,
+            hostname,
             node: "".into(),
             locality: Locality { region: part(), zone: part() },
             identity: self.identity(namespace, account.unwrap_or("default"))?,

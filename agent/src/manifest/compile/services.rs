@@ -1,4 +1,5 @@
-//! Pure: Services and ServiceEntries, and what is behind them: by selector, by slices, or as they say.
+//! Pure: Services and ServiceEntries (see `entries`), and what is behind them: by selector, by slices, or as
+//! they say.
 //! Never: looks through all services for one workload, or through all workloads for one service.
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -6,14 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
-
 use super::{
     super::{
         declared::Name,
         documents::Found,
         objects::{self, Labels, Metadata, Object},
     },
+    entries,
     facts::{Asking, Kind},
     members::{Maker, Member, PortSpec},
     slices,
@@ -46,17 +46,17 @@ pub(super) struct Services {
 }
 
 #[derive(Debug)]
-struct Compiled {
+pub(super) struct Compiled {
     /// One per host name.
-    services: Vec<Arc<Service>>,
-    behind: Behind,
+    pub(super) services: Vec<Arc<Service>>,
+    pub(super) behind: Behind,
     /// Workloads that stand in the ServiceEntry itself.
-    machines: Vec<Arc<str>>,
+    pub(super) machines: Vec<Arc<str>>,
 }
 
 /// What is behind a service.
 #[derive(Debug)]
-enum Behind {
+pub(super) enum Behind {
     /// Members of its namespace that have these labels.
     Selected { selector: Labels, ports: Vec<PortSpec>, unready: bool },
     /// Who has these addresses.
@@ -176,7 +176,7 @@ impl Services {
                 kubernetes(maker, service, slices, origin, &mut problems)
             }
             Some((Object::Entry(entry), origin)) => {
-                entry_of(maker, entry, origin, &mut problems, snapshot)
+                entries::compiled(maker, entry, origin, &mut problems, snapshot)
             }
             Some(_) | None => Err(None),
         };
@@ -334,73 +334,8 @@ fn kubernetes(
     Ok(Compiled { services: vec![service.into()], behind, machines: Vec::new() })
 }
 
-/// The services, one per host, of a ServiceEntry.
-fn entry_of(
-    maker: &Maker<'_>,
-    entry: &objects::ServiceEntry,
-    origin: &Origin,
-    problems: &mut Vec<String>,
-    snapshot: &mut Snapshot,
-) -> Result<Compiled, Option<String>> {
-    let (metadata, spec) = (&entry.metadata, &entry.spec);
-    let passthrough = match spec.resolution.as_str() {
-        "STATIC" => false,
-        "" | "NONE" => true,
-        other => {
-            return Err(Some(format!(
-                "spec.resolution {other} is not supported: endpoints are found by their addresses (STATIC) or not at all (NONE)"
-            )));
-        }
-    };
-    let (vips, ranges) = addresses(&spec.addresses)?;
-    let (waypoint, waypoint_shares) = waypoints(maker, metadata, problems);
-    let ports: Vec<_> = spec.ports.iter().map(entry_port).collect();
-    let mut endpoints = Endpoints::new();
-    for (index, machine) in spec.endpoints.iter().enumerate() {
-        let Metadata { namespace, name, .. } = metadata;
-        let uid =
-            format!("networking.istio.io/ServiceEntry/{namespace}/{name}/{}", machine.address);
-        match maker.machine(machine, (namespace, name, uid), origin) {
-            Ok(workload) => {
-                let target = |p: &objects::EntryPort| {
-                    let own = machine.ports.get(&p.name).copied();
-                    (p.number, own.or(p.target_port).unwrap_or(p.number))
-                };
-                endpoints.insert(workload.uid.clone(), spec.ports.iter().map(target).collect());
-                snapshot.insert_workload(workload.into());
-            }
-            Err(text) => problems.push(format!("spec.endpoints[{index}]: {text}")),
-        }
-    }
-    let machines = endpoints.keys().cloned().collect();
-    let behind = match &spec.workload_selector {
-        Some(selector) if !selector.labels.is_empty() => {
-            Behind::Selected { selector: selector.labels.clone(), ports, unready: false }
-        }
-        Some(_) | None => Behind::Fixed,
-    };
-    let service = |host: &String| {
-        Arc::new(Service {
-            name: metadata.name.as_str().into(),
-            namespace: metadata.namespace.as_str().into(),
-            hostname: host.to_ascii_lowercase().into(),
-            vips: vips.clone(),
-            ranges: ranges.clone(),
-            passthrough,
-            waypoint: waypoint.clone(),
-            waypoint_shares: waypoint_shares.clone(),
-            ports: spec.ports.iter().map(service_port).collect(),
-            distribution: Distribution::Any,
-            outsiders: Vec::new(),
-            endpoints: endpoints.clone(),
-            origin: origin.clone(),
-        })
-    };
-    Ok(Compiled { services: spec.hosts.iter().map(service).collect(), behind, machines })
-}
-
 /// The waypoint of a service, and what others take of it.
-fn waypoints(
+pub(super) fn waypoints(
     maker: &Maker<'_>,
     metadata: &Metadata,
     problems: &mut Vec<String>,
@@ -415,19 +350,9 @@ fn waypoints(
     (waypoint, shares)
 }
 
-fn service_port(port: &objects::EntryPort) -> ServicePort {
-    let speech = Speech::of_protocol(&port.protocol);
-    ServicePort { name: port.name.as_str().into(), port: port.number, speech }
-}
-
 fn kubernetes_port(port: &objects::ServicePort) -> ServicePort {
     let speech = Speech::of_port(port.port, &port.name, port.app_protocol.as_deref());
     ServicePort { name: port.name.as_str().into(), port: port.port, speech }
-}
-
-fn entry_port(port: &objects::EntryPort) -> PortSpec {
-    let target = port.target_port.map(objects::TargetPort::Number);
-    PortSpec { port: port.number, name: port.name.clone(), target }
 }
 
 fn port_spec(port: &objects::ServicePort) -> PortSpec {
@@ -465,22 +390,6 @@ fn vips(spec: &objects::ServiceSpec) -> Result<Vec<IpAddr>, String> {
         }
     }
     Ok(vips)
-}
-
-/// Single addresses, and ranges.
-fn addresses(texts: &[String]) -> Result<(Vec<IpAddr>, Vec<IpNet>), String> {
-    let (mut single, mut ranges) = (Vec::new(), Vec::new());
-    for text in texts {
-        if let Ok(address) = text.parse::<IpAddr>() {
-            single.push(address.to_canonical());
-        } else {
-            let range: IpNet = text.parse().map_err(|_| {
-                format!("spec.addresses {text:?} is neither an IP address nor a range of them")
-            })?;
-            ranges.push(range.trunc());
-        }
-    }
-    Ok((single, ranges))
 }
 
 pub(super) fn is_tcp(port: &objects::ServicePort) -> bool {

@@ -28,6 +28,7 @@ fn workload(name: &str, address: &str) -> Workload {
         name: name.into(),
         namespace: "shop".into(),
         addresses: vec![address.parse().unwrap()],
+        hostname: None,
         node: "n1".into(),
         locality: Locality { region: "eu".into(), zone: "eu-1".into() },
         identity: format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap(),

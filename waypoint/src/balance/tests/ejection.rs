@@ -238,6 +238,7 @@ fn gateway_errors_are_502_to_504_and_off_unless_given() {
 fn what_is_not_the_endpoints_does_not_count() {
     let (mut balancer, now) = balancer(2, article());
     for outcome in [
+        Outcome::unsent(Failure::Unmet(String::new())),
         Outcome::unsent(Failure::Overflow),
         Outcome::unsent(Failure::Request),
         Outcome::Late(Late::Client),

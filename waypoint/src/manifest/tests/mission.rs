@@ -5,7 +5,7 @@ use http::StatusCode;
 
 use super::world::World;
 use crate::{
-    backend::{Algorithm, endpoints, model::Upgrade},
+    backend::{Algorithm, Names, endpoints, model::Upgrade},
     routing::{Action, Forward, RetryOn},
 };
 
@@ -142,12 +142,12 @@ fn subsets_inherit_block_by_block() {
         assert_eq!(backend.policy.load_balancer.algorithm, algorithm, "{subset}");
         assert_eq!((pool.max_connections, pool.max_pending_requests), (100, 50));
         assert_eq!(pool.upgrade, Upgrade::Http2);
-        let found = endpoints(&world.snapshot, &backend);
+        let found = endpoints(&world.snapshot, &Names::default(), &backend);
         let names: Vec<_> = found.iter().map(|e| (&*e.workload.name, e.port)).collect();
         assert_eq!(names, [(pod, 8080)]);
     }
     let whole = world.backend(host, 80, None).unwrap();
-    assert_eq!(endpoints(&world.snapshot, &whole).len(), 2);
+    assert_eq!(endpoints(&world.snapshot, &Names::default(), &whole).len(), 2);
     assert_eq!(world.backend(host, 80, Some("v3")), None);
 }
 
