@@ -6,6 +6,6 @@ pub mod model;
 pub use endpoints::{Endpoint, endpoints, is_anybody, label};
 pub use model::{
     Algorithm, Backend, Backends, CallPolicy, ClientTls, ConnectionPool, Cookie, HashKey,
-    HashTable, LoadBalancer, LocalityPolicy, OutlierDetection, RetryBudget, ServiceBackends,
-    Shares, TlsMode, Upgrade, Warmup,
+    HashTable, Keepalive, LoadBalancer, LocalityPolicy, OutlierDetection, RetryBudget,
+    ServiceBackends, Shares, TlsMode, Upgrade, Warmup,
 };

@@ -139,6 +139,9 @@ pub struct CallPolicy {
     pub proxy_protocol: Option<ProxyVersion>,
     /// How many retries there may be beside other requests; in place of `max_retries`.
     pub retry_budget: Option<RetryBudget>,
+    /// How many requests there may be at once is found out, below `max_requests` (the annotation
+    /// `culvert.dev/concurrency: adaptive` of a DestinationRule).
+    pub adaptive: bool,
     /// What says it cannot be obeyed (it is refused and was never good, or a BackendTLSPolicy): nothing
     /// goes there.
     pub refused: bool,

@@ -16,16 +16,17 @@ pub(super) fn service(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends
         return refused(rules);
     }
     let top = rules.iter().find_map(|(rule, _)| rule.traffic_policy.as_ref());
+    let adaptive = rules.iter().any(|(rule, _)| rule.adaptive);
     let mut subsets = BTreeMap::new();
     for subset in rules.iter().flat_map(|(rule, _)| &rule.subsets) {
         subsets.entry(Arc::from(subset.name.as_str())).or_insert_with(|| Subset {
             labels: Arc::new(subset.labels.clone()),
-            policies: policies(top, subset.traffic_policy.as_ref()),
+            policies: policies(top, subset.traffic_policy.as_ref(), adaptive),
         });
     }
     ServiceBackends {
         rules: rules.iter().map(|(_, name)| name.clone()).collect(),
-        policies: policies(top, None),
+        policies: policies(top, None, adaptive),
         subsets,
     }
 }
@@ -47,14 +48,16 @@ pub(super) fn refused(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends
 }
 
 /// The policies of all ports, from that of the service and that of a subset.
-fn policies(top: Option<&TrafficPolicy>, subset: Option<&TrafficPolicy>) -> PortPolicies {
+fn policies(
+    top: Option<&TrafficPolicy>,
+    subset: Option<&TrafficPolicy>,
+    adaptive: bool,
+) -> PortPolicies {
+    let policy = |port| Arc::new(call_policy(&merged(top, subset, port), adaptive));
     let both = top.into_iter().chain(subset);
     let numbers = both.flat_map(|policy| &policy.port_level_settings).filter_map(number);
-    let ports = numbers.map(|port| (port, Arc::new(call_policy(&merged(top, subset, Some(port))))));
-    PortPolicies {
-        ports: ports.collect(),
-        default: Arc::new(call_policy(&merged(top, subset, None))),
-    }
+    let ports = numbers.map(|port| (port, policy(Some(port))));
+    PortPolicies { ports: ports.collect(), default: policy(None) }
 }
 
 fn number(port: &PortPolicy) -> Option<u16> {
@@ -101,7 +104,7 @@ fn of_port(policy: &TrafficPolicy, port: Option<u16>) -> Option<TrafficPolicy> {
     })
 }
 
-fn call_policy(policy: &TrafficPolicy) -> CallPolicy {
+fn call_policy(policy: &TrafficPolicy, adaptive: bool) -> CallPolicy {
     CallPolicy {
         load_balancer: policy
             .load_balancer
@@ -114,6 +117,7 @@ fn call_policy(policy: &TrafficPolicy) -> CallPolicy {
         tunnel: policy.tunnel.as_ref().and_then(settings::tunnel),
         proxy_protocol: policy.proxy_protocol.as_ref().map(settings::proxy),
         retry_budget: policy.retry_budget.as_ref().map(settings::budget),
+        adaptive,
         refused: false,
     }
 }
