@@ -14,6 +14,7 @@ mod http;
 mod lab;
 mod mirrors;
 mod mission;
+mod nearness;
 mod opaque;
 mod outside;
 mod pod;
