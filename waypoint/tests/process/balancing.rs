@@ -328,18 +328,17 @@ async fn how_many_requests_there_may_be_is_found_out() {
         line.expect("a limit").parse::<u32>().expect("a number")
     };
     // Where nobody waits it may be more, and where everybody does it is less.
-    let load = async |takes: u64, seconds: u64| {
+    let load = async |takes: u64, seconds: u64, count: usize| {
         pod.script.always(Some(Act::Sleep(Duration::from_millis(takes))));
         let began = clock::now();
         while began.elapsed() < Duration::from_secs(seconds) {
-            at_once(&lab, 80, 16).await;
+            at_once(&lab, 80, count).await;
         }
     };
-    load(700, 2).await;
-    load(150, 5).await;
+    load(150, 5, 16).await;
     let high = limit().await;
     assert!(high > 20, "{high}");
-    load(1_500, 8).await;
+    load(1_500, 8, 30).await;
     let low = limit().await;
     assert!(low < high, "{low} after {high}");
 }
@@ -416,4 +415,12 @@ async fn behind_a_services_address_passthrough_is_any_endpoint() {
         assert_eq!(get(&lab, &[]).await.status, 200);
     }
     assert!(pods.iter().all(|pod| pod.script.hits() >= 4));
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_carries_so_many_streams() {
+    let (lab, pods) = lab("{connectionPool: {http: {maxConcurrentStreams: 2}}}", 1).await;
+    pods[0].script.always(Some(SLOW));
+    assert_eq!(at_once(&lab, 81, 6).await, [(200, 6)].into());
+    assert_eq!(pods[0].seen().len(), 3);
 }
