@@ -28,6 +28,10 @@ fn the_demo_runs_once_through_all_its_acts() -> Result<()> {
         "virtualservice-catalog.yaml is edited: weight 50 for v1, weight 50 for v2",
         "answers, 0 failed.",
         "0 failed, 0 pods restarted",
+        "catalog-v2 refuses every other request",
+        "ejected",
+        "catalog-v2 is well again",
+        "0 pods restarted.",
     ] {
         assert!(said.contains(expected), "{expected:?} is not in:\n{said}");
     }

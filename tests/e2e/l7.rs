@@ -1,4 +1,5 @@
 //! HTTP between pods through a real waypoint: rules, labels that come and go, clients that others wrote.
+mod cascade;
 mod foreign;
 mod grpc;
 mod shop;

@@ -1,14 +1,15 @@
 //! Shell: an application of the demo's shop: serves a little HTTP, and calls its neighbours steadily.
-//! Prints one JSON line of counters ten times a second.
+//! Prints one JSON line of counters ten times a second. Asked for `/mood/ill` it refuses every other
+//! request and lets the others wait; `/mood/well` ends that.
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -39,6 +40,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often counters are printed.
 const REPORT: Duration = Duration::from_millis(100);
+/// So long an answer takes of one who is ill.
+const ILL: Duration = Duration::from_secs(3);
+
+/// How it does.
+#[derive(Debug, Default)]
+struct Mood {
+    ill: AtomicBool,
+    asked: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -75,26 +85,55 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn serve(listener: &TcpListener, name: &str, version: &str) {
+    let mood = Arc::new(Mood::default());
     for stream in listener.incoming().flatten() {
-        let (name, version) = (name.to_owned(), version.to_owned());
-        thread::spawn(move || answer(&stream, &name, &version));
+        let (name, version, mood) = (name.to_owned(), version.to_owned(), mood.clone());
+        thread::spawn(move || answer(&stream, (&name, &version), &mood));
     }
 }
 
 /// Answers requests until the client leaves.
-fn answer(stream: &TcpStream, name: &str, version: &str) -> io::Result<()> {
+fn answer(stream: &TcpStream, (name, version): (&str, &str), mood: &Mood) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = (BufReader::new(stream), stream);
     while let Some(request) = head(&mut reader)? {
         let what = request.split(' ').nth(1).unwrap_or("/");
+        let status = mood.meet(what);
         let body = format!("{name} says: here is {what}\n");
         let length = body.len();
         let answer = format!(
-            "HTTP/1.1 200 OK\r\nx-version: {version}\r\ncontent-length: {length}\r\n\r\n{body}"
+            "HTTP/1.1 {status}\r\nx-version: {version}\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         writer.write_all(answer.as_bytes())?;
     }
     Ok(())
+}
+
+impl Mood {
+    /// The status of an answer, when it is due.
+    fn meet(&self, what: &str) -> &'static str {
+        match what {
+            "/mood/ill" => self.ill.store(true, Ordering::Relaxed),
+            "/mood/well" => self.ill.store(false, Ordering::Relaxed),
+            _ if !self.is_ill() => {}
+            _ if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) => {
+                return "500 Internal Server Error";
+            }
+            _ => self.wait(),
+        }
+        "200 OK"
+    }
+
+    fn is_ill(&self) -> bool {
+        self.ill.load(Ordering::Relaxed)
+    }
+
+    fn wait(&self) {
+        let began = Instant::now();
+        while self.is_ill() && began.elapsed() < ILL {
+            thread::sleep(PAUSE);
+        }
+    }
 }
 
 /// The first line of a message, past its headers; `None` at the end.

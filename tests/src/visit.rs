@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -41,6 +41,50 @@ pub struct Counts {
     pub failed: u64,
     /// Why the last of those failed.
     pub error: Option<String>,
+    /// How many took how long, in milliseconds of two digits, upward.
+    pub took: BTreeMap<u64, u64>,
+}
+
+impl Counts {
+    /// Counts a request that took so long.
+    fn add(&mut self, took: Duration) {
+        let mut milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let mut unit = 1;
+        while milliseconds >= 100 {
+            (milliseconds, unit) = (milliseconds.div_ceil(10), unit * 10);
+        }
+        *self.took.entry(milliseconds * unit).or_default() += 1;
+    }
+
+    /// What came after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        fn less<K: Clone + Ord>(
+            now: &BTreeMap<K, u64>,
+            then: &BTreeMap<K, u64>,
+        ) -> BTreeMap<K, u64> {
+            let less = |(key, count): (&K, &u64)| {
+                (key.clone(), count.saturating_sub(then.get(key).copied().unwrap_or_default()))
+            };
+            now.iter().map(less).collect()
+        }
+        Self {
+            versions: less(&self.versions, &before.versions),
+            failed: self.failed.saturating_sub(before.failed),
+            error: self.error.clone(),
+            took: less(&self.took, &before.took),
+        }
+    }
+
+    /// Of a hundred requests 99 took no longer, in milliseconds; `None` of none.
+    pub fn p99(&self) -> Option<u64> {
+        let all: u64 = self.took.values().sum();
+        let mut left = all.saturating_mul(99).div_ceil(100);
+        self.took.iter().find_map(|(milliseconds, count)| {
+            left = left.saturating_sub(*count);
+            (left == 0 && all > 0).then_some(*milliseconds)
+        })
+    }
 }
 
 /// Requests on one connection before the next one is opened.
@@ -92,10 +136,12 @@ fn connection(to: SocketAddr, request: &str, counts: &Mutex<Counts>) -> Result<(
     stream.set_read_timeout(Some(PATIENCE))?;
     let (mut reader, mut writer) = (BufReader::new(&stream), &stream);
     for _ in 0..REQUESTS_PER_CONNECTION {
+        let asked = Instant::now();
         writer.write_all(request.as_bytes()).context("ask")?;
-        let version = answer(&mut reader)?;
+        let answered = answer(&mut reader);
         let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.versions.entry(version).or_default() += 1;
+        counts.add(asked.elapsed());
+        *counts.versions.entry(answered?).or_default() += 1;
         drop(counts);
         thread::sleep(PAUSE);
     }
@@ -111,4 +157,21 @@ fn answer(reader: &mut BufReader<&TcpStream>) -> Result<String> {
     ensure!(length <= MOST_BODY, "an answer of {length} bytes");
     reader.read_exact(&mut vec![0; length]).context("hear the body")?;
     Ok(told("x-version").context("an answer without a version")?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_hundred_the_slowest_but_one_is_told() {
+        let mut counts = Counts::default();
+        assert_eq!(counts.p99(), None);
+        (0..99).for_each(|_| counts.add(Duration::from_millis(7)));
+        counts.add(Duration::from_millis(3_021));
+        assert_eq!(counts.p99(), Some(7));
+        let before = counts.clone();
+        (0..2).for_each(|_| counts.add(Duration::from_millis(3_021)));
+        assert_eq!((counts.p99(), counts.since(&before).p99()), (Some(3_100), Some(3_100)));
+    }
 }

@@ -95,6 +95,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         drain: connections.clone(),
         background: background.clone(),
         balance: balance.clone(),
+        retries: config.retries.into(),
     };
     let gateway = Arc::new(gateway(&config, address));
     let entrance = Entrance {

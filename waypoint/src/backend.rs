@@ -7,7 +7,7 @@ pub mod names;
 pub use endpoints::{Endpoint, endpoints, hostnames, is_anybody, is_named, label};
 pub use model::{
     Algorithm, Backend, Backends, CallPolicy, ClientTls, ConnectionPool, Cookie, HashKey,
-    HashTable, LoadBalancer, LocalityPolicy, OutlierDetection, RetryBudget, ServiceBackends,
-    Shares, TlsMode, Upgrade, Warmup,
+    HashTable, Keepalive, LoadBalancer, LocalityPolicy, OutlierDetection, RetryBudget,
+    ServiceBackends, Shares, TlsMode, Upgrade, Warmup,
 };
 pub use names::Names;

@@ -2,6 +2,7 @@
 pub mod backends;
 pub mod balancer;
 mod choose;
+pub mod gradient;
 pub mod host;
 pub mod key;
 pub mod level;
@@ -9,6 +10,7 @@ pub mod limits;
 pub mod locality;
 mod metrics;
 pub mod outlier;
+mod recent;
 pub mod table;
 pub mod xxhash;
 

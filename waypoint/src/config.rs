@@ -10,7 +10,7 @@ use std::{
 use culvert_agent::settings::{self, Ca, ConfigError, Log, Manifests};
 use serde::{Deserialize, Serialize};
 
-use crate::{path::Normalisation, record::book::LEAST_SERIES};
+use crate::{path::Normalisation, record::book::LEAST_SERIES, retry::Beyond};
 
 /// Everything that can be set. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -56,6 +56,9 @@ pub struct Config {
     /// Who issues certificates.
     #[serde(default)]
     pub ca: Ca,
+    /// Tries beyond what rules say.
+    #[serde(default)]
+    pub retries: Retries,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
@@ -86,6 +89,17 @@ pub enum Paths {
     MergeSlashes,
     /// Escaped slashes are slashes, too.
     DecodeAndMergeSlashes,
+}
+
+/// Tries beyond what rules and Istio's default say. They change what clients see, so there are none
+/// unless asked for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retries {
+    /// A request that could not be sent because nobody listens is tried again whatever its rule says.
+    pub no_listener: bool,
+    /// Istio's default retries repeat 503, too.
+    pub default_503: bool,
 }
 
 /// Bounds.
@@ -228,6 +242,12 @@ impl From<Paths> for Normalisation {
             Paths::MergeSlashes => Self::MergeSlashes,
             Paths::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
         }
+    }
+}
+
+impl From<Retries> for Beyond {
+    fn from(Retries { no_listener, default_503 }: Retries) -> Self {
+        Self { no_listener, default_503 }
     }
 }
 

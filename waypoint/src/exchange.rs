@@ -37,7 +37,7 @@ use crate::{
     path::Normalisation,
     places::Places,
     record::{Record, Session, Telemetry},
-    retry::Plan,
+    retry::{Beyond, Plan},
     routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule},
     upstream::{AnswerBody, Upstream},
 };
@@ -65,6 +65,8 @@ pub struct Exchange {
     pub background: Drain,
     /// Who takes what, and how much there may be.
     pub balance: Balance,
+    /// Tries beyond what rules say.
+    pub retries: Beyond,
 }
 
 /// What became of it.
@@ -162,7 +164,7 @@ impl Exchange {
         mut asked: Asked,
         record: &mut Record,
     ) -> Result<Done, LocalReply> {
-        let plan = Plan::of(&onward.forward.retry, &asked.head.headers);
+        let plan = Plan::of(&onward.forward.retry, &asked.head.headers, self.retries);
         let mut call = Call::new(mesh, onward, &asked, record)?;
         asked.change(onward)?;
         let version = version(mesh, &call.backend, &asked);

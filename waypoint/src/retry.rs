@@ -27,6 +27,16 @@ const MOST_NAMED: usize = 32;
 /// The longest pause, in bases.
 const LONGEST_PAUSE: u32 = 10;
 
+/// What operators want beyond what rules and Istio's default say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beyond {
+    /// What could not be sent because nobody listens is tried again whatever the rule says; as often as
+    /// by Istio's default, when the rule allows no tries.
+    pub no_listener: bool,
+    /// Istio's default repeats 503, too (its `EXCLUDE_UNSAFE_503_FROM_DEFAULT_RETRY=false`).
+    pub default_503: bool,
+}
+
 /// The tries of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -34,6 +44,7 @@ pub struct Plan {
     codes: Vec<StatusCode>,
     names: Vec<HeaderName>,
     base: Duration,
+    no_listener: bool,
     left: u32,
     done: u32,
 }
@@ -52,26 +63,35 @@ pub enum Next {
 impl Plan {
     /// The plan of a request with these headers: a client may add conditions, and set the number of
     /// tries; one more when the rule has none.
-    pub fn of(rule: &Retry, headers: &HeaderMap) -> Self {
+    pub fn of(rule: &Retry, headers: &HeaderMap, beyond: Beyond) -> Self {
         let mut on = if rule.attempts == 0 { BTreeSet::new() } else { rule.on.clone() };
+        let is_default = rule.codes.is_empty() && on == Retry::default().on;
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let added = (is_default && beyond.default_503).then_some(unavailable);
         let asked = list(headers, RETRY_ON).chain(list(headers, RETRY_GRPC_ON));
         on.extend(asked.filter_map(|word| word.parse::<RetryOn>().ok()));
-        let left = if rule.attempts == 0 { u32::from(!on.is_empty()) } else { rule.attempts };
+        let left = match rule.attempts {
+            0 if !on.is_empty() => 1,
+            0 if beyond.no_listener => Retry::default().attempts,
+            attempts => attempts,
+        };
+        let repeats = !on.is_empty() || beyond.no_listener;
         let most = list(headers, MAX_RETRIES).next().and_then(|text| text.parse::<u32>().ok());
         let codes = list(headers, STATUS_CODES).filter_map(|code| code.parse().ok());
         Self {
-            left: most.filter(|_| !on.is_empty()).map_or(left, |most| most.min(MOST_ASKED)),
+            left: most.filter(|_| repeats).map_or(left, |most| most.min(MOST_ASKED)),
             on,
-            codes: rule.codes.iter().copied().chain(codes).collect(),
+            codes: rule.codes.iter().copied().chain(added).chain(codes).collect(),
             names: list(headers, HEADER_NAMES).filter_map(|name| name.parse().ok()).collect(),
             base: rule.backoff,
+            no_listener: beyond.no_listener,
             done: 0,
         }
     }
 
     /// Whether another try may follow at all.
     pub fn may_repeat(&self) -> bool {
-        self.left > 0 && !self.on.is_empty()
+        self.left > 0 && (!self.on.is_empty() || self.no_listener)
     }
 
     /// The headers of responses by which the client asks for another try.
@@ -133,6 +153,7 @@ impl Plan {
                 return false;
             }
             Failure::Refused if self.has(RetryOn::RefusedStream) => return true,
+            Failure::Absent(_) if unsent && self.no_listener => return true,
             Failure::Absent(_)
             | Failure::Tls(_)
             | Failure::Connect(_)

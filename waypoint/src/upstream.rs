@@ -24,13 +24,14 @@ use culvert_agent::{
     identity::{Identity, Lease},
 };
 use http::{Request, Response};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
 use crate::{
-    backend::{CallPolicy, ClientTls},
+    backend::{CallPolicy, ClientTls, Keepalive},
     balance::{Kind, Permit, Ticket},
     body::RequestBody,
     listener::{TunnelStream, Version},
@@ -38,7 +39,7 @@ use crate::{
     routing::BackendRef,
 };
 
-pub use lane::AnswerBody;
+pub use lane::{AnswerBody, Taken};
 use lane::{Connection, Lane, Unsent};
 use room::Room;
 use tls::Originator;
@@ -46,6 +47,11 @@ pub use tls::Secured;
 
 /// Pause between two looks for those.
 const SWEEP: Duration = Duration::from_secs(15);
+/// The shortest and the longest time, and the most probes, that Linux takes for a connection
+/// (`tcp(7)`: TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT).
+const SHORTEST_PROBE: Duration = Duration::from_secs(1);
+const LONGEST_PROBE: Duration = Duration::from_secs(32_767);
+const MOST_PROBES: u32 = 127;
 /// The port for tunnels.
 const HBONE_PORT: u16 = 15008;
 
@@ -149,12 +155,10 @@ impl Upstream {
                     fresh.map_err(Outcome::unsent)?
                 }
             };
-            let place = ticket.limits().take(Kind::Request, pool.max_requests);
-            let Some(place) = place else {
+            let Some(place) = ticket.request() else {
                 connection.release(&lane);
                 return Err(Outcome::unsent(Failure::Overflow));
             };
-            ticket.begin();
             match connection.send(&lane, request).await {
                 Ok(response) => return Ok(response.map(|body| body.holding(place))),
                 Err(Unsent { request: Some(back), .. }) if reused => request = *back,
@@ -195,7 +199,7 @@ impl Upstream {
                 Ok(Opened::SecuredTunnel(Box::new(secured)))
             }
             Some(_) | None => {
-                let stream = self.plain(to.at).await?;
+                let stream = self.plain(to.at, policy.connection_pool.keepalive).await?;
                 let Some(ready) = ready else { return Ok(Opened::Plain(stream)) };
                 Ok(Opened::Secured(Box::new(ready.shake(stream).await?)))
             }
@@ -276,11 +280,18 @@ impl Upstream {
         opened.map(|opened| opened.tunnel).map_err(failure::of_tunnel)
     }
 
-    async fn plain(&self, at: SocketAddr) -> Result<TcpStream, Failure> {
+    async fn plain(
+        &self,
+        at: SocketAddr,
+        keepalive: Option<Keepalive>,
+    ) -> Result<TcpStream, Failure> {
         if !is_elsewhere(at.ip(), self.own.address) {
             return Err(Failure::Connect(format!("{} is no endpoint's address", at.ip())));
         }
-        dial(at, None).await.map_err(|error| failure::of_dial(&error))
+        let stream = dial(at, None).await.map_err(|error| failure::of_dial(&error))?;
+        let probed = keepalive.map_or(Ok(()), |keepalive| probe(&stream, keepalive));
+        probed.map_err(|error| Failure::Connect(error.to_string()))?;
+        Ok(stream)
     }
 
     fn lane(&self, to: &To, version: Version, tls: Option<&Arc<ClientTls>>) -> Arc<Lane> {
@@ -325,6 +336,23 @@ async fn dial(at: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Has the kernel probe a connection. It counts in whole seconds, from one on.
+fn probe(stream: &TcpStream, keepalive: Keepalive) -> io::Result<()> {
+    let Keepalive { probes, time, interval } = keepalive;
+    let seconds = |time: Duration| time.clamp(SHORTEST_PROBE, LONGEST_PROBE);
+    let mut asked = TcpKeepalive::new();
+    if let Some(time) = time {
+        asked = asked.with_time(seconds(time));
+    }
+    if let Some(interval) = interval {
+        asked = asked.with_interval(seconds(interval));
+    }
+    if let Some(probes) = probes {
+        asked = asked.with_retries(probes.min(MOST_PROBES));
+    }
+    SockRef::from(stream).set_tcp_keepalive(&asked)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -332,6 +360,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_probes_as_it_is_told_within_what_it_takes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = dial(listener.local_addr().unwrap(), None).await.unwrap();
+        let of = |time, interval, probes| {
+            let seconds = |time: u64| Some(Duration::from_secs(time));
+            let (time, interval) = (seconds(time), seconds(interval));
+            probe(&stream, Keepalive { probes: Some(probes), time, interval }).unwrap();
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            let time = socket.tcp_keepalive_time().unwrap().as_secs();
+            let interval = socket.tcp_keepalive_interval().unwrap().as_secs();
+            (time, interval, socket.tcp_keepalive_retries().unwrap())
+        };
+        assert_eq!(of(60, 5, 3), (60, 5, 3));
+        assert_eq!(of(0, 1_000_000, 1_000), (1, 32_767, 127));
+        let _ = probe(&stream, Keepalive::default());
+        assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap().as_secs(), 1, "as it was");
+    }
 
     #[test]
     fn nobody_outside_the_mesh_is_where_we_are() {

@@ -137,6 +137,9 @@ pub struct CallPolicy {
     pub retry_budget: Option<RetryBudget>,
     /// The DestinationRule that says so, for reports; `None` for the defaults.
     pub origin: Option<Origin>,
+    /// How many requests there may be at once is found out, below `max_requests` (the annotation
+    /// `culvert.dev/concurrency: adaptive` of a DestinationRule).
+    pub adaptive: bool,
     /// What says it cannot be obeyed (it is refused and was never good, or a BackendTLSPolicy): nothing
     /// goes there.
     pub refused: bool,

@@ -3,18 +3,25 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use culvert_agent::clock;
 
 use super::{
     balancer::{Balancer, Pick, View, Wish},
+    gradient::Gradient,
     limits::{Kind, Limits, Permit},
+    recent::Recent,
 };
-use crate::{backend::CallPolicy, outcome::Outcome, routing::BackendRef};
+use crate::{
+    backend::CallPolicy,
+    outcome::{Late, Outcome},
+    routing::BackendRef,
+};
 
 /// What goes to a backend: both are limited and judged for themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +60,10 @@ pub struct Group {
     /// Tries that followed another one, and how many of them brought what was asked for.
     pub retries: Retries,
     balancer: Mutex<Followed>,
+    /// The limit of requests that is found out, where it is.
+    gradient: Mutex<Option<Gradient>>,
+    /// Requests that began lately, where a budget for retries counts by them.
+    recent: Mutex<Option<Recent>>,
 }
 
 /// A balancer, and the mesh that it follows.
@@ -80,6 +91,8 @@ pub struct Ticket {
     policy: Arc<CallPolicy>,
     pick: Option<Pick>,
     begun: AtomicBool,
+    /// When the request left, if that is to be known.
+    sent: OnceLock<Instant>,
 }
 
 impl Balance {
@@ -92,6 +105,8 @@ impl Balance {
             limits: Arc::default(),
             retries: Retries::default(),
             balancer: Mutex::default(),
+            gradient: Mutex::default(),
+            recent: Mutex::default(),
         };
         lock(&self.0).entry(name).or_insert_with(|| Arc::new(group())).clone()
     }
@@ -133,6 +148,7 @@ impl Group {
             policy: policy.clone(),
             pick: None,
             begun: AtomicBool::new(false),
+            sent: OnceLock::new(),
         }
     }
 
@@ -145,7 +161,35 @@ impl Group {
 
     /// A place for a retry.
     pub fn retry(&self, policy: &CallPolicy) -> Option<Permit> {
-        self.limits.retry(policy.connection_pool.max_retries, policy.retry_budget.as_ref())
+        let (most, budget) = (policy.connection_pool.max_retries, policy.retry_budget.as_ref());
+        let recent = self.lately(policy, |recent, now| recent.count(now));
+        self.limits.retry(most, budget, recent)
+    }
+
+    /// A place for a request.
+    fn request(&self, policy: &CallPolicy) -> Option<Permit> {
+        let most = policy.connection_pool.max_requests;
+        let place = match policy.adaptive {
+            true => lock(&self.gradient).get_or_insert_default().admit(&self.limits, most),
+            false => self.limits.take(Kind::Request, most),
+        }?;
+        self.lately(policy, |recent, now| recent.begin(now));
+        Some(place)
+    }
+
+    /// Looks at the requests that began lately, where a budget counts by them.
+    fn lately<T>(&self, policy: &CallPolicy, at: fn(&mut Recent, Instant) -> T) -> Option<T> {
+        let interval = policy.retry_budget.as_ref()?.interval?;
+        let (now, mut recent) = (clock::now(), lock(&self.recent));
+        if recent.as_ref().is_none_or(|recent| !recent.is_for(interval)) {
+            *recent = Some(Recent::new(interval, now));
+        }
+        recent.as_mut().map(|recent| at(recent, now))
+    }
+
+    /// How many requests there may be, where that is found out.
+    pub fn found_out(&self) -> Option<u32> {
+        lock(&self.gradient).as_ref().map(Gradient::limit)
     }
 
     /// Looks at its endpoints, as they are at this moment.
@@ -172,9 +216,33 @@ impl Ticket {
         &self.policy
     }
 
+    /// A place among the requests that are under way: it leaves.
+    pub fn request(&self) -> Option<Permit> {
+        let place = self.group.request(&self.policy)?;
+        self.begin();
+        if self.policy.adaptive {
+            self.sent.get_or_init(clock::now);
+        }
+        Some(place)
+    }
+
     /// What may be under way.
     pub fn limits(&self) -> &Arc<Limits> {
         &self.group.limits
+    }
+
+    /// How long it took, where that says how busy the backend is. Errors may come faster than answers.
+    fn took(&self, outcome: &Outcome) {
+        let tells = match outcome {
+            Outcome::Answered(answered) => !answered.status.is_server_error(),
+            Outcome::Late(late) => *late != Late::Client,
+            Outcome::Opened | Outcome::Failed { .. } | Outcome::Cut(_) => false,
+        };
+        if let Some(sent) = self.sent.get().filter(|_| tells) {
+            let now = clock::now();
+            let latency = now.saturating_duration_since(*sent);
+            lock(&self.group.gradient).get_or_insert_default().report(latency, now);
+        }
     }
 
     /// Whom the attempt belongs to.
@@ -189,6 +257,7 @@ impl Ticket {
 
     /// What the attempt came to. Time that passed before it began is not the endpoint's.
     pub fn report(&self, outcome: &Outcome) {
+        self.took(outcome);
         let Some(pick) = &self.pick else { return };
         if matches!(outcome, Outcome::Late(_)) && !self.begun.load(Ordering::Relaxed) {
             return;

@@ -58,13 +58,19 @@ impl Limits {
         Permit { limits: self.clone(), kind }
     }
 
-    /// A place for a retry: a budget counts in place of `most`.
-    pub fn retry(self: &Arc<Self>, most: u32, budget: Option<&RetryBudget>) -> Option<Permit> {
+    /// A place for a retry: a budget counts in place of `most`. It is a share of the requests that are
+    /// under way or wait, or of those that began lately, where it says so and `recent` tells.
+    pub fn retry(
+        self: &Arc<Self>,
+        most: u32,
+        budget: Option<&RetryBudget>,
+        recent: Option<u32>,
+    ) -> Option<Permit> {
         let most = budget.map_or(most, |budget| {
             let active =
                 f64::from(self.taken(Kind::Request)) + f64::from(self.taken(Kind::Pending));
             // Negative ones and what is no number become nothing.
-            let share = (active * budget.percent / 100.0) as u32;
+            let share = (recent.map_or(active, f64::from) * budget.percent / 100.0) as u32;
             share.max(budget.min_retry_concurrency)
         });
         self.take(Kind::Retry, most)
@@ -120,15 +126,17 @@ mod tests {
         let limits = Arc::new(Limits::default());
         let budget = RetryBudget { percent: 20.0, min_retry_concurrency: 3, interval: None };
         let retries = |limits: &Arc<Limits>| {
-            let all: Vec<_> = (0..100).map_while(|_| limits.retry(50, Some(&budget))).collect();
-            all.len()
+            let all = (0..100).map_while(|_| limits.retry(50, Some(&budget), None));
+            all.collect::<Vec<_>>().len()
         };
         assert_eq!(retries(&limits), 3);
         let _active: Vec<_> = (0..30).map(|_| limits.force(Kind::Request)).collect();
         let _waiting: Vec<_> = (0..10).map(|_| limits.force(Kind::Pending)).collect();
         assert_eq!(retries(&limits), 8);
-        let one = limits.retry(1, None);
-        assert!(one.is_some() && limits.retry(1, None).is_none());
+        let lately = (0..100).map_while(|_| limits.retry(50, Some(&budget), Some(100)));
+        assert_eq!(lately.collect::<Vec<_>>().len(), 20);
+        let one = limits.retry(1, None, None);
+        assert!(one.is_some() && limits.retry(1, None, None).is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ const MOST: usize = 1_000;
 /// A family: its name, its kind, and what it says of a backend.
 type Family = (&'static str, &'static str, fn(&Group) -> u64);
 
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 16] = [
     ("envoy_cluster_membership_total", "gauge", |group| group.look(|b| b.hosts().len() as u64)),
     ("envoy_cluster_membership_healthy", "gauge", |group| {
         group.look(|b| (b.hosts().len() - b.ejected()) as u64)
@@ -48,6 +48,7 @@ const FAMILIES: [Family; 15] = [
     }),
     ("envoy_cluster_upstream_rq_retry_overflow", "counter", |g| g.limits.refused(Kind::Retry)),
     ("culvert_retries_active", "gauge", |group| group.taken(Kind::Retry).into()),
+    ("culvert_concurrency_limit", "gauge", |group| group.found_out().unwrap_or_default().into()),
 ];
 
 impl Balance {

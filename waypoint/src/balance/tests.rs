@@ -2,6 +2,7 @@
 //! Never: a clock.
 mod balancing;
 mod ejection;
+mod gradient;
 mod nearness;
 mod simulation;
 

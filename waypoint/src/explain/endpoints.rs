@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::service;
 use crate::{
-    backend::{ConnectionPool, OutlierDetection},
+    backend::{CallPolicy, ConnectionPool, OutlierDetection},
     balance::{Balance, Balancer, Group, Kind, Traffic, host::Host},
     dump::{duration, without_nothing},
     mesh::Mesh,
@@ -71,14 +71,18 @@ fn one(group: &Group, now: Instant) -> Value {
             "subset": subset.as_deref(),
             "traffic": group.traffic.as_str(),
             "panic": balancer.panics(),
-            "underWay": under_way(group, &policy.connection_pool),
+            "underWay": under_way(group, policy),
             "endpoints": hosts.map(|host| endpoint(host, detection, balancer, now)).collect::<Vec<_>>(),
         }))
     })
 }
 
 /// How much there is, and how much there may be.
-fn under_way(group: &Group, pool: &ConnectionPool) -> Value {
+fn under_way(group: &Group, policy: &CallPolicy) -> Value {
+    let pool = &policy.connection_pool;
+    let found_out = group.found_out().filter(|_| policy.adaptive);
+    let requests =
+        found_out.map_or(pool.max_requests, |found_out| found_out.min(pool.max_requests));
     let of = |kind, most: u32| {
         let most = (most < ConnectionPool::UNLIMITED).then_some(most);
         let refused = group.limits.refused(kind);
@@ -87,7 +91,7 @@ fn under_way(group: &Group, pool: &ConnectionPool) -> Value {
     json!({
         "connections": of(Kind::Connection, pool.max_connections),
         "pending": of(Kind::Pending, pool.max_pending_requests),
-        "requests": of(Kind::Request, pool.max_requests),
+        "requests": of(Kind::Request, requests),
         "retries": of(Kind::Retry, pool.max_retries),
     })
 }

@@ -15,6 +15,9 @@ pub(crate) struct DestinationRule {
     pub(crate) subsets: Vec<Subset>,
     pub(crate) export_to: Vec<String>,
     pub(crate) workload_selector: Option<WorkloadSelector>,
+    /// How many requests there may be at once is found out (an annotation of ours).
+    #[serde(skip)]
+    pub(crate) adaptive: bool,
     /// It stands for one that is refused and was never good: nobody knows how its host is called.
     #[serde(skip)]
     pub(crate) refused: bool,

@@ -11,6 +11,11 @@ use super::{
     virtual_service::{Destination, RouteDestination, VirtualService},
 };
 
+/// The annotation of a DestinationRule by which the number of its host's requests at once is found out,
+/// and its only value.
+const CONCURRENCY: &str = "culvert.dev/concurrency";
+const ADAPTIVE: &str = "adaptive";
+
 /// What an object says.
 pub(super) enum Object {
     VirtualService(Box<VirtualService>),
@@ -44,6 +49,7 @@ pub(super) fn object(declared: &Declared, domain: &str, findings: &mut Findings)
         "DestinationRule" => {
             let mut object: DestinationRule = read::spec(declared, findings)?;
             validate::destination_rule(&object, namespace, findings);
+            object.adaptive = adaptive(declared, findings);
             object.host = full(&object.host, namespace, domain);
             Some(Object::DestinationRule(object.into()))
         }
@@ -70,6 +76,16 @@ pub(super) fn object(declared: &Declared, domain: &str, findings: &mut Findings)
         }
         _ => None,
     }
+}
+
+/// Whether a DestinationRule's annotation asks for a limit that is found out.
+fn adaptive(declared: &Declared, findings: &mut Findings) -> bool {
+    let said = declared.metadata.annotations.get(CONCURRENCY).map(String::as_str);
+    if said.is_some_and(|said| said != ADAPTIVE) {
+        let pointer = format!("/metadata/annotations/{}", CONCURRENCY.replace('/', "~1"));
+        findings.invalid(&pointer, format!("{CONCURRENCY} can only be `{ADAPTIVE}`"));
+    }
+    said == Some(ADAPTIVE)
 }
 
 fn route(route: Route, namespace: &str, domain: &str, findings: &mut Findings) -> Option<Object> {

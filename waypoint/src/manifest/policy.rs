@@ -24,17 +24,22 @@ pub(super) fn service<'a>(rules: &'a [(&'a DestinationRule, RuleName)]) -> Servi
         rule.traffic_policy.as_ref().map(|policy| (policy, &name.origin))
     };
     let top = rules.iter().find_map(said);
+    let adaptive = rules.iter().any(|(rule, _)| rule.adaptive);
     let mut subsets = BTreeMap::new();
     let all = rules.iter().flat_map(|(rule, name)| rule.subsets.iter().map(move |s| (s, name)));
     for (subset, name) in all {
         subsets.entry(Arc::from(subset.name.as_str())).or_insert_with(|| Subset {
             labels: Arc::new(subset.labels.clone()),
-            policies: policies(top, subset.traffic_policy.as_ref().map(|own| (own, &name.origin))),
+            policies: policies(
+                top,
+                subset.traffic_policy.as_ref().map(|own| (own, &name.origin)),
+                adaptive,
+            ),
         });
     }
     ServiceBackends {
         rules: rules.iter().map(|(_, name)| name.clone()).collect(),
-        policies: policies(top, None),
+        policies: policies(top, None, adaptive),
         subsets,
     }
 }
@@ -56,13 +61,13 @@ pub(super) fn refused(rules: &[(&DestinationRule, RuleName)]) -> ServiceBackends
 }
 
 /// The policies of all ports, from that of the service and that of a subset.
-fn policies(top: Option<Said<'_>>, subset: Option<Said<'_>>) -> PortPolicies {
+fn policies(top: Option<Said<'_>>, subset: Option<Said<'_>>, adaptive: bool) -> PortPolicies {
     let origin = subset.or(top).map(|(_, origin)| origin.clone());
     let (top, subset) = (top.map(|(policy, _)| policy), subset.map(|(policy, _)| policy));
     let both = top.into_iter().chain(subset);
     let numbers = both.flat_map(|policy| &policy.port_level_settings).filter_map(number);
     let of_port = |port| {
-        let policy = call_policy(&merged(top, subset, port));
+        let policy = call_policy(&merged(top, subset, port), adaptive);
         Arc::new(CallPolicy { origin: origin.clone(), ..policy })
     };
     PortPolicies {
@@ -115,7 +120,7 @@ fn of_port(policy: &TrafficPolicy, port: Option<u16>) -> Option<TrafficPolicy> {
     })
 }
 
-fn call_policy(policy: &TrafficPolicy) -> CallPolicy {
+fn call_policy(policy: &TrafficPolicy, adaptive: bool) -> CallPolicy {
     CallPolicy {
         load_balancer: policy
             .load_balancer
@@ -129,6 +134,7 @@ fn call_policy(policy: &TrafficPolicy) -> CallPolicy {
         proxy_protocol: policy.proxy_protocol.as_ref().map(settings::proxy),
         retry_budget: policy.retry_budget.as_ref().map(settings::budget),
         origin: None,
+        adaptive,
         refused: false,
     }
 }

@@ -10,7 +10,7 @@ fn rule(on: &[&str]) -> Retry {
 }
 
 fn plan(on: &[&str]) -> Plan {
-    Plan::of(&rule(on), &HeaderMap::new())
+    Plan::of(&rule(on), &HeaderMap::new(), Beyond::default())
 }
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -116,14 +116,14 @@ fn attempts_are_counted_and_the_last_is_told() {
 
 #[test]
 fn none_are_none() {
-    let plan = Plan::of(&Retry::none(), &HeaderMap::new());
+    let plan = Plan::of(&Retry::none(), &HeaderMap::new(), Beyond::default());
     assert!(!plan.may_repeat());
     assert_eq!(plan.next(&failed(Failure::Absent(String::new()))), Next::Pass);
 }
 
 #[test]
 fn istios_default_repeats_what_cannot_have_done_anything() {
-    let plan = Plan::of(&Retry::default(), &HeaderMap::new());
+    let plan = Plan::of(&Retry::default(), &HeaderMap::new(), Beyond::default());
     let again = |outcome| plan.next(&outcome) == Next::Again;
     assert!(again(failed(Failure::Absent(String::new()))) && again(failed(Failure::Refused)));
     assert!(again(answer_with(200, &[("grpc-status", "14")])));
@@ -132,10 +132,52 @@ fn istios_default_repeats_what_cannot_have_done_anything() {
 }
 
 #[test]
+fn what_nobody_listened_for_may_be_repeated_whatever_the_rule_says() {
+    let absent = || Failure::Absent(String::new());
+    let beyond = Beyond { no_listener: true, ..Beyond::default() };
+    for rule in [Retry::none(), rule(&["retriable-4xx"]), Retry::default()] {
+        let plan = |pairs: &[_], beyond| Plan::of(&rule, &headers(pairs), beyond);
+        let mut with = plan(&[], beyond);
+        assert!(with.may_repeat());
+        for _ in 0..rule.attempts.max(if rule.attempts == 0 { 2 } else { 0 }) {
+            assert_eq!(with.next(&Outcome::unsent(absent())), Next::Again);
+            with.begin(0);
+        }
+        assert_eq!(with.next(&Outcome::unsent(absent())), Next::Exhausted);
+        let with = plan(&[], beyond);
+        for other in [
+            // Somebody may have read of it.
+            failed(Failure::Terminated),
+            Outcome::unsent(Failure::Denied),
+            Outcome::unsent(Failure::Overflow),
+            answer(503),
+            Outcome::Late(Late::Try),
+        ] {
+            assert_eq!(with.next(&other), plan(&[], Beyond::default()).next(&other), "{other:?}");
+        }
+        // A client may ask for none.
+        assert!(!plan(&[("x-envoy-max-retries", "0")], beyond).may_repeat());
+    }
+    let without = Plan::of(&rule(&["retriable-4xx"]), &HeaderMap::new(), Beyond::default());
+    assert_eq!(without.next(&Outcome::unsent(absent())), Next::Pass);
+}
+
+#[test]
+fn the_default_may_be_told_to_repeat_503() {
+    let beyond = Beyond { default_503: true, ..Beyond::default() };
+    let next =
+        |rule: &Retry, status| Plan::of(rule, &HeaderMap::new(), beyond).next(&answer(status));
+    assert_eq!(next(&Retry::default(), 503), Next::Again);
+    assert_eq!(next(&Retry::default(), 502), Next::Pass);
+    assert_eq!(next(&Retry::none(), 503), Next::Pass);
+    assert_eq!(next(&rule(&["connect-failure"]), 503), Next::Pass);
+}
+
+#[test]
 fn a_code_beside_reset_is_that_code_alone() {
     let on = [RetryOn::StatusCodes, RetryOn::Reset].into();
     let rule = Retry { on, codes: vec![StatusCode::SERVICE_UNAVAILABLE], ..Retry::default() };
-    let plan = Plan::of(&rule, &HeaderMap::new());
+    let plan = Plan::of(&rule, &HeaderMap::new(), Beyond::default());
     assert_eq!(plan.next(&answer(503)), Next::Again);
     assert_eq!(plan.next(&failed(Failure::Reset)), Next::Again);
     assert_eq!(plan.next(&answer(502)), Next::Pass);
@@ -147,7 +189,7 @@ fn pauses_are_drawn_below_a_bound_that_doubles() {
         [(25, [25, 75, 175, 250, 250, 250]), (100, [100, 300, 700, 1000, 1000, 1000])]
     {
         let rule = Retry { backoff: Duration::from_millis(base), ..rule(&["5xx"]) };
-        let mut plan = Plan::of(&rule, &HeaderMap::new());
+        let mut plan = Plan::of(&rule, &HeaderMap::new(), Beyond::default());
         for bound in bounds {
             let bound = Duration::from_millis(bound);
             let at = |drawn| plan.clone().begin(drawn);
@@ -178,7 +220,7 @@ fn pauses_are_spread_evenly() {
 
 #[test]
 fn clients_may_ask_for_more() {
-    let asked = |pairs: &[_]| Plan::of(&Retry::none(), &headers(pairs));
+    let asked = |pairs: &[_]| Plan::of(&Retry::none(), &headers(pairs), Beyond::default());
     let plan = asked(&[
         ("x-envoy-retry-on", "5xx, nonsense,retriable-status-codes"),
         ("x-envoy-retriable-status-codes", "404,x"),
@@ -193,11 +235,13 @@ fn clients_may_ask_for_more() {
         MOST_ASKED
     );
     assert!(!asked(&[("x-envoy-max-retries", "7")]).may_repeat());
-    let plan = Plan::of(&rule(&["5xx"]), &headers(&[("x-envoy-max-retries", "0")]));
+    let plan =
+        Plan::of(&rule(&["5xx"]), &headers(&[("x-envoy-max-retries", "0")]), Beyond::default());
     assert!(!plan.may_repeat());
     let plan = Plan::of(
         &rule(&["retriable-headers"]),
         &headers(&[("x-envoy-retriable-header-names", "x-again, x-b")]),
+        Beyond::default(),
     );
     assert_eq!(plan.names().len(), 2);
 }

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -19,7 +19,7 @@ use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
@@ -64,6 +64,8 @@ struct Idle {
     sender: http1::SendRequest<RequestBody>,
     since: Instant,
     life: Life,
+    /// It is open as long as its task runs.
+    open: Weak<Open>,
 }
 
 /// An HTTP/2 connection.
@@ -78,8 +80,17 @@ struct Shared {
 /// One place on a connection.
 #[derive(Debug)]
 pub(super) enum Connection {
-    Http1(http1::SendRequest<RequestBody>, Life),
+    Http1(Held),
     Http2(http2::SendRequest<RequestBody>, Place),
+}
+
+/// An HTTP/1 connection in use. It counts as open as long as it is held: an upgraded one outlives the
+/// task that spoke HTTP on it.
+#[derive(Debug)]
+pub(super) struct Held {
+    sender: http1::SendRequest<RequestBody>,
+    life: Life,
+    open: Arc<Open>,
 }
 
 /// A stream of an HTTP/2 connection, counted until it is dropped.
@@ -104,9 +115,17 @@ pub struct AnswerBody {
     ticket: Option<Ticket>,
 }
 
+/// The connection, its place among requests, and its attempt: all that is given back when this is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    _hold: Option<Hold>,
+    _place: Option<Permit>,
+    _ticket: Option<Ticket>,
+}
+
 #[derive(Debug)]
 enum Hold {
-    Http1(http1::SendRequest<RequestBody>, Life, Arc<Lane>, Arc<Meter>),
+    Http1(Held, Arc<Lane>, Arc<Meter>),
     Http2(#[expect(dead_code, reason = "it counts while it is held")] Place),
 }
 
@@ -118,7 +137,8 @@ impl Lane {
             return Some(shared);
         }
         loop {
-            let Idle { mut sender, since, life } = lock(&self.idle).pop()?;
+            let Idle { mut sender, since, life, open } = lock(&self.idle).pop()?;
+            let Some(open) = open.upgrade() else { continue };
             let spent = now.saturating_duration_since(since) >= room::idle(pool);
             // It was read to its end, so it is ready at once, or dead.
             if !spent
@@ -126,7 +146,7 @@ impl Lane {
                 && !sender.is_closed()
                 && sender.ready().await.is_ok()
             {
-                return Some(Connection::Http1(sender, life.used()));
+                return Some(Connection::Http1(Held { sender, life: life.used(), open }));
             }
         }
     }
@@ -194,21 +214,18 @@ impl Lane {
             Version::Http1 => {
                 let begun = http1::Builder::new().max_buf_size(4 * LONGEST_HEAD).handshake(io);
                 let (sender, connection) = begun.await.map_err(|e| failure::of_http(&e))?;
+                let open = Arc::new(open);
+                let held = Held { sender, life: Life::new(clock::now()), open: open.clone() };
                 drain.spawn(async move {
                     // How it ended, its requests say.
                     let _ = connection.with_upgrades().await;
                     drop((speaking, open));
                 });
-                Ok(Connection::Http1(sender, Life::new(clock::now())))
+                Ok(Connection::Http1(held))
             }
             Version::Http2 => {
-                let begun = http2::Builder::new(Owned(drain.clone()))
-                    .initial_stream_window_size(WINDOW)
-                    .initial_connection_window_size(WINDOW)
-                    .max_header_list_size(LONGEST_HEAD as u32)
-                    .max_send_buf_size(MOST_UNSENT)
-                    .handshake(io);
-                let (sender, connection) = begun.await.map_err(|e| failure::of_http(&e))?;
+                let begun = self.http2(drain).handshake(io).await;
+                let (sender, connection) = begun.map_err(|e| failure::of_http(&e))?;
                 drain.spawn(async move {
                     let _ = connection.await;
                     drop((speaking, open));
@@ -216,6 +233,24 @@ impl Lane {
                 Ok(self.share(sender))
             }
         }
+    }
+
+    /// How HTTP/2 is spoken.
+    fn http2(&self, drain: &Drain) -> http2::Builder<Owned> {
+        let mut builder = http2::Builder::new(Owned(drain.clone()));
+        builder
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_header_list_size(LONGEST_HEAD as u32)
+            .max_send_buf_size(MOST_UNSENT);
+        if let Some(pings) = lock(&self.policy).connection_pool.http2_keepalive {
+            builder
+                .timer(TokioTimer::new())
+                .keep_alive_while_idle(true)
+                .keep_alive_interval(pings.interval)
+                .keep_alive_timeout(pings.timeout);
+        }
+        builder
     }
 
     fn share(&self, sender: http2::SendRequest<RequestBody>) -> Connection {
@@ -241,11 +276,11 @@ impl Lane {
         Some(Connection::Http2(free.sender.clone(), Place::new(&free.streams, &self.doors)))
     }
 
-    fn give_back(&self, sender: http1::SendRequest<RequestBody>, life: Life) {
+    fn give_back(&self, Held { sender, life, open }: Held) {
         let mut idle = lock(&self.idle);
         let over = life.is_over(&lock(&self.policy).connection_pool, clock::now());
         if idle.len() < MOST_IDLE && !sender.is_closed() && !over {
-            idle.push(Idle { sender, since: clock::now(), life });
+            idle.push(Idle { sender, since: clock::now(), life, open: Arc::downgrade(&open) });
             drop(idle);
             self.doors.free();
         }
@@ -284,9 +319,9 @@ impl Connection {
     ) -> Result<Response<AnswerBody>, Unsent> {
         let meter = request.body().meter().clone();
         let (answer, hold) = match self {
-            Self::Http1(mut sender, life) => {
-                let answer = sender.try_send_request(request).await;
-                (answer, Hold::Http1(sender, life, lane.clone(), meter))
+            Self::Http1(mut held) => {
+                let answer = held.sender.try_send_request(request).await;
+                (answer, Hold::Http1(held, lane.clone(), meter))
             }
             Self::Http2(mut sender, place) => {
                 (sender.try_send_request(request).await, Hold::Http2(place))
@@ -301,7 +336,7 @@ impl Connection {
     /// Nothing is sent on it.
     pub(super) fn release(self, lane: &Lane) {
         match self {
-            Self::Http1(sender, life) => lane.give_back(sender, life),
+            Self::Http1(held) => lane.give_back(held),
             Self::Http2(_, place) => drop(place),
         }
     }
@@ -322,8 +357,8 @@ impl AnswerBody {
     }
 
     /// What is taken as long as something else follows in place of a body.
-    pub fn taken(&mut self) -> (Option<Permit>, Option<Ticket>) {
-        (self.place.take(), self.ticket.take())
+    pub fn taken(&mut self) -> Taken {
+        Taken { _hold: self.hold.take(), _place: self.place.take(), _ticket: self.ticket.take() }
     }
 }
 
@@ -378,8 +413,8 @@ impl Drop for AnswerBody {
     fn drop(&mut self) {
         let ended = self.ended || self.body.is_end_stream();
         match self.hold.take() {
-            Some(Hold::Http1(sender, life, lane, meter)) if ended && meter.has_ended() => {
-                lane.give_back(sender, life);
+            Some(Hold::Http1(held, lane, meter)) if ended && meter.has_ended() => {
+                lane.give_back(held);
             }
             Some(Hold::Http1(..) | Hold::Http2(_)) | None => {}
         }

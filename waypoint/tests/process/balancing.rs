@@ -62,6 +62,9 @@ async fn at_once(lab: &Lab, port: u16, count: usize) -> BTreeMap<u16, usize> {
     statuses
 }
 
+/// A policy that says nothing new.
+const BALANCED: &str = "{loadBalancer: {simple: LEAST_REQUEST}}";
+
 const SLOW: Act = Act::Sleep(Duration::from_millis(700));
 
 #[tokio::test]
@@ -304,4 +307,120 @@ async fn whoever_is_being_terminated_is_never_picked() {
         assert_eq!(pod_of(&get(&lab, &[]).await), "cart-2");
     }
     assert_eq!(pods[0].script.hits(), 0);
+}
+
+#[tokio::test]
+async fn how_many_requests_there_may_be_is_found_out() {
+    let adaptive = policy(BALANCED).replace(
+        "name: cart, namespace: shop}",
+        "name: cart, namespace: shop, annotations: {culvert.dev/concurrency: adaptive}}",
+    );
+    let lab = Lab::new(&adaptive).await;
+    let pod = lab.pod(1, "v1").await;
+    pod.script.always(Some(SLOW));
+    // It begins with twenty.
+    assert_eq!(at_once(&lab, 80, 30).await, [(200, 20), (503, 10)].into());
+    lab.line(&["503 UO upstream_reset_before_response_started{overflow}"]).await;
+    let limit = async || {
+        let metrics = lab.get(15020, "/metrics").await.expect("metrics");
+        let name = "culvert_concurrency_limit{cluster_name=\"inbound-vip|80|http|cart.shop.svc.cluster.local\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("a limit").parse::<u32>().expect("a number")
+    };
+    // Where nobody waits it may be more, and where everybody does it is less.
+    let load = async |takes: u64, seconds: u64, count: usize| {
+        pod.script.always(Some(Act::Sleep(Duration::from_millis(takes))));
+        let began = clock::now();
+        while began.elapsed() < Duration::from_secs(seconds) {
+            at_once(&lab, 80, count).await;
+        }
+    };
+    load(150, 5, 16).await;
+    let high = limit().await;
+    assert!(high > 20, "{high}");
+    load(1_500, 8, 30).await;
+    let low = limit().await;
+    assert!(low < high, "{low} after {high}");
+}
+
+#[tokio::test]
+async fn without_the_annotation_nothing_is_found_out_and_it_has_but_one_value() {
+    let (lab, pods) = lab(BALANCED, 1).await;
+    pods[0].script.always(Some(SLOW));
+    assert_eq!(at_once(&lab, 80, 30).await, [(200, 30)].into());
+    let wrong = policy(BALANCED).replace(
+        "name: cart, namespace: shop}",
+        "name: cart, namespace: shop, annotations: {culvert.dev/concurrency: adaptiv}}",
+    );
+    lab.write("rules.yaml", &wrong);
+    lab.until(|dump| dump.contains("culvert.dev/concurrency can only be")).await;
+    assert_eq!(at_once(&lab, 80, 30).await, [(200, 30)].into(), "the last good one counts");
+}
+
+#[tokio::test]
+async fn a_connection_whose_other_end_does_not_answer_pings_is_given_up() {
+    let service = "{kind: Service, apiVersion: v1, metadata: {name: picky, namespace: shop}, spec: {clusterIP: 10.96.0.8, selector: {app: cart}, ports: [{name: http-two, port: 90, targetPort: 8088}]}}\n";
+    for (pings, ends) in
+        [(", http2KeepAlive: {interval: 300ms, timeout: 300ms}", true), ("", false)]
+    {
+        let pool = format!("{{connectionPool: {{http: {{h2UpgradePolicy: UPGRADE{pings}}}}}}}");
+        let rule = policy(&pool).replace("host: cart", "host: picky");
+        let lab = Lab::new(&format!("{service}---\n{rule}")).await;
+        let _pod = lab.pod(1, "v1").await;
+        let client = lab.client();
+        let asked = client.send(([10, 96, 0, 8], 90), Request::get("/"), "");
+        let answer = tokio::time::timeout(Duration::from_secs(4), asked).await;
+        assert_eq!(answer.map(|answer| answer.status.as_u16()).ok(), ends.then_some(503));
+    }
+}
+
+#[tokio::test]
+async fn a_new_endpoint_begins_with_a_small_share() {
+    let warmup = "{loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 6s}}}";
+    let (lab, _old) = lab(warmup, 1).await;
+    // It is known from the first request on.
+    assert_eq!(get(&lab, &[]).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(6_200)).await;
+    let new = lab.pod(2, "v1").await;
+    let share = async || {
+        let before = new.script.hits();
+        for _ in 0..40 {
+            assert_eq!(get(&lab, &[]).await.status, 200);
+        }
+        new.script.hits() - before
+    };
+    let first = share().await;
+    assert!((1..=12).contains(&first), "{first} of 40");
+    tokio::time::sleep(Duration::from_millis(6_200)).await;
+    assert_eq!(share().await, 20);
+}
+
+#[tokio::test]
+async fn limits_are_each_replicas() {
+    let (mut lab, pods) = lab("{connectionPool: {http: {http2MaxRequests: 4}}}", 1).await;
+    pods[0].script.always(Some(SLOW));
+    lab.replicate(8).await;
+    let of = async |host: u8| {
+        let client = lab.client().by(host);
+        let answers = join_all((0..6).map(|_| client.get((CART, 80), "/"))).await;
+        answers.iter().filter(|answer| answer.status == 200).count()
+    };
+    assert_eq!(tokio::join!(of(9), of(8)), (4, 4));
+}
+
+#[tokio::test]
+async fn behind_a_services_address_passthrough_is_any_endpoint() {
+    let (lab, pods) = lab("{loadBalancer: {simple: PASSTHROUGH}}", 2).await;
+    for _ in 0..40 {
+        assert_eq!(get(&lab, &[]).await.status, 200);
+    }
+    assert!(pods.iter().all(|pod| pod.script.hits() >= 4));
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_carries_so_many_streams() {
+    let (lab, pods) = lab("{connectionPool: {http: {maxConcurrentStreams: 2}}}", 1).await;
+    pods[0].script.always(Some(SLOW));
+    assert_eq!(at_once(&lab, 81, 6).await, [(200, 6)].into());
+    assert_eq!(pods[0].seen().len(), 3);
 }

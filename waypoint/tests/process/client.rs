@@ -31,6 +31,7 @@ pub(crate) struct Client<'a> {
     lab: &'a Lab,
     own: String,
     source: IpAddr,
+    waypoint: SocketAddr,
     credentials: Arc<Credentials>,
 }
 
@@ -61,7 +62,14 @@ impl Answer {
 impl<'a> Client<'a> {
     pub(crate) fn new(lab: &'a Lab, own: &str, host: u8) -> Self {
         let credentials = lab.credentials(own);
-        Self { lab, own: own.into(), source: lab.address(host), credentials }
+        let (source, waypoint) = (lab.address(host), lab.waypoint());
+        Self { lab, own: own.into(), source, waypoint, credentials }
+    }
+
+    /// The same, by the waypoint at this address.
+    pub(crate) fn by(self, host: u8) -> Self {
+        let waypoint = SocketAddr::new(self.lab.address(host), self.waypoint.port());
+        Self { waypoint, ..self }
     }
 
     /// A tunnel to an address and port behind the waypoint.
@@ -80,10 +88,10 @@ impl<'a> Client<'a> {
             worker: culvert_agent::workers::here(),
             own: self.own.parse().expect("an identity"),
             source: self.source,
-            address: self.lab.waypoint(),
+            address: self.waypoint,
             expected: vec![Lab::own_identity()],
         };
-        let (source, waypoint) = (self.source, self.lab.waypoint());
+        let (source, waypoint) = (self.source, self.waypoint);
         let dial = || async move {
             let socket = TcpSocket::new_v4()?;
             socket.bind((source, 0).into())?;

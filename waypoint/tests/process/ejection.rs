@@ -167,3 +167,85 @@ async fn people_see_it_in_a_table() {
     let line = text.lines().find(|line| line.contains("shop/cart-1")).expect("a line");
     assert!(said.status.success() && line.contains("ejected"), "{text}");
 }
+
+#[tokio::test]
+async fn of_four_of_which_three_fail_half_are_left_out() {
+    let detection = "{consecutive5xxErrors: 2, maxEjectionPercent: 50}";
+    let (lab, pods) = lab(detection, 4).await;
+    for pod in &pods[..3] {
+        pod.script.always(Some(Act::Status(500)));
+    }
+    failed(&lab, 40).await;
+    let mut out = 0;
+    for host in 1..=4 {
+        out += usize::from(endpoint(&lab, host).await["state"] == "ejected");
+    }
+    assert_eq!(out, 2);
+    let metrics = lab.get(15020, "/metrics").await.expect("metrics");
+    let overflow = "outlier_detection_ejections_overflow{cluster_name=\"inbound-vip|80|http|cart.shop.svc.cluster.local\"} 0";
+    assert!(!metrics.contains(overflow), "the third would have been one too many");
+}
+
+#[tokio::test]
+async fn errors_of_gateways_may_be_all_that_counts() {
+    let detection =
+        "{consecutive5xxErrors: 0, consecutiveGatewayErrors: 2, maxEjectionPercent: 50}";
+    let (lab, pods) = lab(detection, 2).await;
+    pods[0].script.always(Some(Act::Status(500)));
+    assert_eq!(failed(&lab, 20).await, 10);
+    pods[0].script.always(Some(Act::Status(503)));
+    assert_eq!(failed(&lab, 20).await, 2);
+}
+
+#[tokio::test]
+async fn two_subsets_know_nothing_of_each_other() {
+    let subset = |name: &str| format!("{{name: {name}, labels: {{version: v1}}}}");
+    let subsets = format!("spec: {{host: cart, subsets: [{}, {}], ", subset("one"), subset("two"));
+    let rules = rules("{consecutive5xxErrors: 2, maxEjectionPercent: 50}")
+        .replace("spec: {host: cart, ", &subsets)
+        .replace(
+            "http: [{",
+            "http: [{match: [{uri: {prefix: /one}}], retries: {attempts: 0}, route: [{destination: {host: cart, subset: one}}]}, {",
+        )
+        .replace("route: [{destination: {host: cart}}]", "route: [{destination: {host: cart, subset: two}}]");
+    let lab = Lab::new(&rules).await;
+    let pods = [lab.pod(1, "v1").await, lab.pod(2, "v1").await];
+    pods[0].script.always(Some(Act::Status(500)));
+    for (path, mut failures) in [("/one", 2), ("/two", 2), ("/one", 0), ("/two", 0)] {
+        for _ in 0..12 {
+            failures -= i32::from(lab.client().get((CART, 80), path).await.status != 200);
+        }
+        assert_eq!(failures, 0, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn each_request_that_waited_for_a_dial_that_failed_counts_as_in_envoy() {
+    let text = rules("{consecutive5xxErrors: 3, maxEjectionPercent: 100}").replace(
+        "trafficPolicy: {",
+        "trafficPolicy: {connectionPool: {tcp: {connectTimeout: 1500ms}}, ",
+    );
+    let lab = Lab::new(&text).await;
+    // Its agent takes connections and says nothing.
+    let at = std::net::SocketAddr::new(lab.address(1), 15008);
+    let listener = tokio::net::TcpListener::bind(at).await.expect("a listener");
+    lab.declare(1, "v1").await;
+    let dials = async {
+        let mut open = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            open.push(stream);
+            if open.len() > 1 {
+                return open.len();
+            }
+        }
+        open.len()
+    };
+    let client = lab.client();
+    let asked = futures_util::future::join_all((0..3).map(|_| client.get((CART, 81), "/")));
+    tokio::select! {
+        answers = asked => assert!(answers.iter().all(|answer| answer.status == 503)),
+        dials = dials => panic!("{dials} dials"),
+    }
+    let shown = lab.get(15000, "/endpoints?service=cart.shop:81").await.expect("an answer");
+    assert!(shown.contains("\"ejected\""), "{shown}");
+}

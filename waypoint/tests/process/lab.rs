@@ -37,6 +37,7 @@ pub(crate) struct Lab {
     folder: PathBuf,
     ca: LocalCa,
     waypoint: Option<Child>,
+    replica: Option<Child>,
     pub(crate) drain: Drain,
     pub(crate) pool: Pool,
 }
@@ -62,13 +63,49 @@ impl Lab {
             folder,
             ca: ca.expect("a root"),
             waypoint: None,
+            replica: None,
             pool: Pool::new(limits, drain.clone()),
             drain,
         };
         lab.write("mesh.yaml", &mesh(&lab));
         lab.write("rules.yaml", rules);
-        lab.start(config).await;
+        lab.waypoint = Some(lab.start(9, config).await);
         lab
+    }
+
+    /// Starts another waypoint of the same Gateway at this address.
+    pub(crate) async fn replicate(&mut self, host: u8) {
+        self.replica = Some(self.start(host, "").await);
+    }
+
+    /// Puts the waypoint and pods that are there into zones of region `r`, and waits until it knows.
+    pub(crate) async fn place(&self, own: &str, pods: &[(u8, &str)]) {
+        let account = "{serviceAccountName: waypoint}";
+        let placed = format!("{{serviceAccountName: waypoint, nodeName: node-{own}}}");
+        let zones = ["a", "b", "c"].map(|zone| {
+            format!("---\n{{kind: Node, apiVersion: v1, metadata: {{name: node-{zone}, labels: {{topology.kubernetes.io/region: r, topology.kubernetes.io/zone: {zone}}}}}}}\n")
+        });
+        self.write(
+            "mesh.yaml",
+            &format!("{}{}", mesh(self).replace(account, &placed), zones.concat()),
+        );
+        for (host, zone) in pods {
+            let text = pod(self, *host, "v1");
+            let placed = format!("serviceAccountName: cart, nodeName: node-{zone}");
+            self.write(
+                &format!("cart-{host}.yaml"),
+                &text.replace("serviceAccountName: cart", &placed),
+            );
+        }
+        for _ in 0..500 {
+            let shown =
+                self.get(15000, "/endpoints?service=cart.shop:80").await.unwrap_or_default();
+            if shown.matches("\"r/").count() == pods.len() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the waypoint does not know the zones");
     }
 
     /// An address of this mesh.
@@ -110,13 +147,7 @@ impl Lab {
 
     /// Declares a pod, whoever is there.
     pub(crate) async fn declare(&self, host: u8, version: &str) {
-        let ip = self.address(host);
-        self.write(
-            &format!("cart-{host}.yaml"),
-            &format!(
-                "{{kind: Pod, apiVersion: v1, metadata: {{name: cart-{host}, namespace: shop, labels: {{app: cart, version: {version}}}}}, spec: {{serviceAccountName: cart}}, status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: 'True'}}]}}}}\n"
-            ),
-        );
+        self.write(&format!("cart-{host}.yaml"), &pod(self, host, version));
         self.until(|dump| dump.contains(&format!("cart-{host}"))).await;
     }
 
@@ -133,7 +164,11 @@ impl Lab {
 
     /// What one of the waypoint's own endpoints answers; `None` when nobody does, or not with 200.
     pub(crate) async fn get(&self, port: u16, path: &str) -> Option<String> {
-        let address = SocketAddr::new(self.address(9), port);
+        self.ask(9, port, path).await
+    }
+
+    async fn ask(&self, host: u8, port: u16, path: &str) -> Option<String> {
+        let address = SocketAddr::new(self.address(host), port);
         let request = format!("GET {path} HTTP/1.0\r\n\r\n");
         tokio::task::spawn_blocking(move || {
             let mut stream = std::net::TcpStream::connect(address).ok()?;
@@ -194,8 +229,8 @@ impl Lab {
         child.try_wait().expect("a process").is_some()
     }
 
-    async fn start(&mut self, config: &str) {
-        let (path, own) = (self.folder.join("waypoint.toml"), self.address(9));
+    async fn start(&self, host: u8, config: &str) -> Child {
+        let (path, own) = (self.folder.join(format!("waypoint-{host}.toml")), self.address(host));
         let (folder, ca) = (self.folder.join("m"), self.folder.join("ca.pem"));
         // What stands in no table comes before all tables.
         let (top, tables) = match config.starts_with('[') {
@@ -210,7 +245,8 @@ impl Lab {
              [listen]\nhbone = \"{own}:15008\"\nadmin = \"{own}:15000\"\nmetrics = \"{own}:15020\"\nready = \"{own}:15021\"\n{tables}\n"
         );
         fs::write(&path, text).expect("a configuration");
-        let log = fs::File::create(self.folder.join("log")).expect("a log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log"));
+        let log = log.expect("a log");
         let errors = log.try_clone().expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_culvert-waypoint"))
             .args(["run", "--config"])
@@ -218,10 +254,10 @@ impl Lab {
             .stdout(Stdio::from(log))
             .stderr(Stdio::from(errors))
             .spawn();
-        self.waypoint = Some(child.expect("the waypoint"));
+        let child = child.expect("the waypoint");
         for _ in 0..500 {
-            if self.get(15021, "/healthz/ready").await.is_some() {
-                return;
+            if self.ask(host, 15021, "/healthz/ready").await.is_some() {
+                return child;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -232,7 +268,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.drain.force();
-        if let Some(child) = &mut self.waypoint {
+        for child in self.waypoint.iter_mut().chain(&mut self.replica) {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -246,6 +282,13 @@ impl Drop for Lab {
 /// What pods have seen, all together.
 pub(crate) fn seen(pods: &[&Pod]) -> Vec<Seen> {
     pods.iter().flat_map(|pod| pod.seen()).collect()
+}
+
+fn pod(lab: &Lab, host: u8, version: &str) -> String {
+    let ip = lab.address(host);
+    format!(
+        "{{kind: Pod, apiVersion: v1, metadata: {{name: cart-{host}, namespace: shop, labels: {{app: cart, version: {version}}}}}, spec: {{serviceAccountName: cart}}, status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: 'True'}}]}}}}\n"
+    )
 }
 
 fn mesh(lab: &Lab) -> String {

@@ -16,6 +16,7 @@ mod lab;
 mod mirrors;
 mod mission;
 mod names;
+mod nearness;
 mod opaque;
 mod origination;
 mod outside;

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::lab::Lab;
+use crate::{lab::Lab, pod::Pod};
 
 /// An application without an agent, which says back the head that it reads.
 async fn application(at: SocketAddr, drain: &Drain) {
@@ -69,4 +69,40 @@ async fn what_is_outside_the_mesh_is_asked_in_plain_http_at_its_own_port() {
         assert_eq!(lab.client().get(to, "/else").await.status, 404, "{host}");
     }
     drain.force();
+}
+
+/// The timer of the connection to this address and port, and in how many hundredths of a second it ends,
+/// as the kernel tells it (`proc(5)`, `/proc/net/tcp`); 2 is one that probes.
+fn timer(to: SocketAddr) -> Option<(u8, u64)> {
+    let SocketAddr::V4(to) = to else { return None };
+    let remote = format!("{:08X}:{:04X}", u32::from(*to.ip()).swap_bytes(), to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    table.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (_, timer) = (fields.get(2).filter(|at| **at == remote)?, fields.get(5)?);
+        let (kind, ends) = timer.split_once(':')?;
+        Some((u8::from_str_radix(kind, 16).ok()?, u64::from_str_radix(ends, 16).ok()?))
+    })
+}
+
+#[tokio::test]
+async fn the_kernel_probes_connections_to_who_is_outside_the_mesh() {
+    for (tcp, probes) in
+        [("{tcpKeepalive: {time: 90s, interval: 5s, probes: 3}}", true), ("{}", false)]
+    {
+        let lab = Lab::new("").await;
+        let _application = Pod::start_outside(&lab, 50).await;
+        let at = SocketAddr::new(lab.address(50), 8080);
+        lab.write("rules.yaml", &format!(
+            "{{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {{name: fixed, namespace: shop}}, spec: {{hosts: [fixed.example.com], addresses: [10.97.0.1], location: MESH_EXTERNAL, resolution: STATIC, ports: [{{number: 80, targetPort: 8080, name: http, protocol: HTTP}}], endpoints: [{{address: {}}}]}}}}\n---\n\
+             {{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {{name: fixed, namespace: shop}}, spec: {{host: fixed.example.com, trafficPolicy: {{connectionPool: {{tcp: {tcp}}}}}}}}}\n",
+            at.ip()
+        ));
+        lab.until(|dump| dump.contains("fixed.example.com")).await;
+        assert_eq!(lab.client().get(([10, 97, 0, 1], 80), "/").await.status, 200);
+        // What was sent is acknowledged at once, so no other timer runs.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let (kind, ends) = timer(at).expect("a connection that is kept");
+        assert_eq!(kind == 2 && (6_000..=9_000).contains(&ends), probes, "{kind} {ends}");
+    }
 }

@@ -225,3 +225,100 @@ async fn a_pause_is_part_of_the_time() {
     assert!((950..1_500).contains(&began.elapsed().as_millis()));
     assert!((2..40).contains(&pod.script.hits()), "{}", pod.script.hits());
 }
+
+#[tokio::test]
+async fn what_nobody_listened_for_is_repeated_without_a_rule_where_the_waypoint_is_told_so() {
+    for (config, hidden) in [("[retries]\nno_listener = true", true), ("", false)] {
+        let lab = Lab::configured(&rules("{attempts: 0}", ""), config).await;
+        let (dead, live) = (lab.pod(1, "v1").await, lab.pod(2, "v1").await);
+        dead.script.always(Some(Act::NoListener));
+        let mut failed = 0;
+        for _ in 0..20 {
+            let answer = lab.client().send((CART, 80), Request::post("/"), "a body").await;
+            failed += u32::from(answer.status == 503);
+        }
+        assert!(!dead.seen().is_empty(), "it was tried");
+        assert_eq!(failed == 0, hidden, "{failed} of 20");
+        let asked = live.asked();
+        assert!(
+            asked.len() as u32 == 20 - failed && asked.iter().all(|heard| heard.body == "a body")
+        );
+        // What was read by somebody is not.
+        live.script.will([Act::Status(503)]);
+        dead.script.always(None);
+        dead.script.will([Act::Status(503)]);
+        let before = dead.script.hits() + live.script.hits();
+        let mut statuses = Vec::new();
+        while dead.script.hits() + live.script.hits() < before + 40 {
+            statuses.push(get(&lab).await.status.as_u16());
+        }
+        let passed = statuses.iter().filter(|status| **status == 503).count();
+        assert_eq!((passed, statuses.len()), (2, 40), "answers pass");
+    }
+}
+
+#[tokio::test]
+async fn the_default_repeats_503_where_the_waypoint_is_told_so() {
+    let lab = Lab::configured("", "[retries]\ndefault_503 = true").await;
+    let pod = lab.pod(1, "v1").await;
+    pod.script.will([Act::Status(503), Act::Status(503)]);
+    assert_eq!((get(&lab).await.status.as_u16(), pod.script.hits()), (200, 3));
+    pod.script.will([Act::Status(502)]);
+    assert_eq!(get(&lab).await.status, 502);
+}
+
+#[tokio::test]
+async fn a_budget_is_a_share_of_requests_of_now_or_of_an_interval() {
+    let budget = |interval: &str| {
+        let rules = rules("{attempts: 1, retryOn: 5xx, backoff: 3s}", "");
+        format!(
+            "{rules}---\n{{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {{name: cart, namespace: shop}}, spec: {{host: cart, trafficPolicy: {{retryBudget: {{percent: 50, minRetryConcurrency: 1{interval}}}}}}}}}\n"
+        )
+    };
+    // The kth of twenty finds 21 - k under way, so about every third may.
+    for (interval, hits) in [("", 23..=32), (", budgetInterval: 60s", 40..=40)] {
+        let lab = Lab::new(&budget(interval)).await;
+        let pod = lab.pod(1, "v1").await;
+        // Connections are there, so that all of them fail at the same moment.
+        pod.script.always(Some(Act::Sleep(Duration::from_millis(500))));
+        join_all((0..20).map(|_| get(&lab))).await;
+        let before = pod.script.hits();
+        pod.script.always(Some(Act::Late(Duration::from_millis(500), 503)));
+        let answers = join_all((0..20).map(|_| get(&lab))).await;
+        assert!(answers.iter().all(|answer| answer.status == 503));
+        let tried = pod.script.hits() - before;
+        assert!(hits.contains(&tried), "{tried} with {interval:?}");
+    }
+}
+
+#[tokio::test]
+async fn pauses_are_as_long_as_their_base_says() {
+    let lab = Lab::new(&rules("{attempts: 3, retryOn: 5xx, backoff: 100ms}", "")).await;
+    let pod = lab.pod(1, "v1").await;
+    pod.script.always(Some(Act::Status(503)));
+    let timed = || async {
+        let began = clock::now();
+        assert_eq!(get(&lab).await.status, 503);
+        began.elapsed().as_millis()
+    };
+    let took = join_all((0..24).map(|_| timed())).await;
+    assert_eq!(pod.script.hits(), 96);
+    // Pauses are even below 100, 300 and 700 ms: 550 ms together, give or take 46 for the mean of 24.
+    let mean = took.iter().sum::<u128>() / 24;
+    assert!((320..1_000).contains(&mean), "{mean} of {took:?}");
+    assert!(took.iter().max() > took.iter().min().map(|least| least * 3 / 2).as_ref(), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_time_for_a_try_that_is_not_below_that_of_all_is_none() {
+    let rules = rules("{attempts: 3, perTryTimeout: 400ms, retryOn: 5xx}", ", timeout: 400ms");
+    let lab = Lab::new(&rules).await;
+    let pod = lab.pod(1, "v1").await;
+    pod.script.always(Some(Act::Hang));
+    for tries in 1..=5 {
+        assert_eq!(get(&lab).await.status, 504);
+        assert_eq!(pod.script.hits(), tries);
+        lab.line(&["504 UT response_timeout"]).await;
+    }
+    assert!(!lab.log().contains("upstream_per_try_timeout"));
+}

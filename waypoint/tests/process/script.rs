@@ -23,6 +23,8 @@ pub(crate) enum Act {
     GrpcLate(&'static str),
     /// Answers as usual, but late.
     Sleep(Duration),
+    /// Answers late, with this status.
+    Late(Duration, u16),
     /// Never answers.
     Hang,
     /// Ends the connection, or in HTTP/2 resets the stream for this reason.
@@ -118,6 +120,10 @@ impl Act {
             Self::Sleep(time) => {
                 tokio::time::sleep(time).await;
                 told(request, agent).await?
+            }
+            Self::Late(time, status) => {
+                tokio::time::sleep(time).await;
+                return Box::pin(Self::Status(status).answer(request, agent)).await;
             }
             Self::Hang => std::future::pending().await,
             Self::Reset(reason) => return Err(h2::Error::from(reason).into()),

@@ -125,3 +125,18 @@ async fn to_ask_for_a_socket_takes_no_longer_than_the_rule_allows() {
         Request::get("/sleep/5000").header("connection", "upgrade").header("upgrade", "websocket");
     assert_eq!(lab.client().send((CART, 80), request, "").await.status, 504);
 }
+
+#[tokio::test]
+async fn a_socket_is_a_connection_to_its_endpoint_until_it_ends() {
+    let pool = "{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {name: cart, namespace: shop}, spec: {host: cart, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}}}\n";
+    let lab = Lab::new(pool).await;
+    let _pod = lab.pod(1, "v1").await;
+    let mut stream = open(&lab, "/socket").await;
+    say(&mut stream, "hello").await;
+    let client = lab.client();
+    let mut waits = Box::pin(client.get((CART, 80), "/"));
+    assert!(timeout(Duration::from_millis(700), &mut waits).await.is_err(), "there is one place");
+    say(&mut stream, "still there").await;
+    drop(stream);
+    assert_eq!(timeout(PATIENCE, waits).await.expect("in time").status, 200);
+}

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::{Lab, Waypoint};
 use serde_json::Value;
 
@@ -18,11 +18,13 @@ use crate::{
 };
 
 /// Address and port of the catalog's service.
-const CATALOG: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
+pub(crate) const CATALOG: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
 /// Address of the waypoint's service.
 const WAYPOINT: &str = "10.96.0.99";
 /// The file that decides who is sent where.
-const RULES: &str = "virtualservice-catalog.yaml";
+pub(crate) const RULES: &str = "virtualservice-catalog.yaml";
+/// The file that says how it is called.
+pub(crate) const CALLS: &str = "destinationrule-catalog.yaml";
 /// The file of the catalog's Service.
 const SERVICE: &str = "service-catalog.yaml";
 /// What makes a visitor a canary user.
@@ -30,9 +32,9 @@ const HEADER: &str = "x-canary-user: true";
 /// Visitors who are not.
 const EVERYBODY: u8 = 4;
 /// Counts are shown this often.
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// An edited file counts after this at the latest.
-const SETTLED: Duration = Duration::from_secs(10);
+pub(crate) const SETTLED: Duration = Duration::from_secs(10);
 /// Rows under one head of the table.
 const ROWS: usize = 20;
 
@@ -71,6 +73,17 @@ impl Canary {
             file: shop.lab.manifests().join(RULES),
             seconds,
         })
+    }
+
+    /// The same with the waypoint that there is, and what the second act ended with.
+    pub(crate) fn again(shop: &Shop, waypoint: Waypoint) -> Result<Self> {
+        shop.lab.apply(RULES, &rules(50, 50))?;
+        Ok(Self { waypoint: Some(waypoint), ..Self::open(shop, 0)? })
+    }
+
+    /// The visitors leave; the waypoint stays.
+    pub(crate) fn close(self) -> Result<Waypoint> {
+        self.waypoint.context("the waypoint of the second act")
     }
 
     /// The whole act; its last line is the result.
@@ -148,7 +161,7 @@ impl Canary {
     /// Waypoint and second version, while everybody is still answered by the first.
     fn prepare(&mut self, shop: &mut Shop, interrupt: &Interrupt) -> Result<()> {
         let waypoint = Waypoint::start(&shop.lab, 2, WAYPOINT, "service")?;
-        shop.lab.apply("destinationrule-catalog.yaml", SUBSETS)?;
+        shop.lab.apply(CALLS, SUBSETS)?;
         shop.lab.apply(RULES, &rules(100, 0))?;
         shop.lab.apply(SERVICE, &service(", labels: {istio.io/use-waypoint: waypoint}"))?;
         let start = Instant::now();
@@ -289,7 +302,7 @@ spec:
     )
 }
 
-const SUBSETS: &str = "apiVersion: networking.istio.io/v1
+pub(crate) const SUBSETS: &str = "apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: catalog, namespace: shop}
 spec:

@@ -6,6 +6,7 @@
 )]
 
 mod canary;
+mod failing;
 mod shop;
 mod split;
 mod talk;
@@ -27,6 +28,7 @@ use clap::Parser;
 
 use crate::{
     canary::Canary,
+    failing::Failing,
     shop::Shop,
     wire::{Seen, examples},
 };
@@ -34,7 +36,8 @@ use crate::{
 /// Two Kubernetes nodes made of network namespaces, a shop of seven pods that talk to each other,
 /// and the moment in which their namespace is labelled for the mesh: the same traffic, readable
 /// before, is mutual TLS a moment later, and nothing fails or restarts. Then a waypoint sends some of
-/// the catalog's visitors to its second version, as a file says that is edited meanwhile.
+/// the catalog's visitors to its second version, as a file says that is edited meanwhile. At last that
+/// version fails and hangs, and two resources keep it from everybody who calls.
 #[derive(Parser)]
 #[command(name = "cargo xtask demo")]
 struct Arguments {
@@ -109,8 +112,10 @@ fn play(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     let split = canary.play(&mut shop, interrupt)?;
     say(split);
     say(totals(&shop, &canary)?);
+    let mut failing = Failing::open(&shop, canary.close()?, if stays { 6 } else { 3 })?;
+    say(failing.play(&shop, interrupt)?);
     if stays {
-        canary.stay(&shop, interrupt)?;
+        Canary::again(&shop, failing.close())?.stay(&shop, interrupt)?;
     }
     Ok(())
 }

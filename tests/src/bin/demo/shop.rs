@@ -1,6 +1,6 @@
 //! Shell: the shop: seven pods on two nodes, each with an application in it.
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdout, Stdio},
     sync::{
@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::{
     Agent, Lab, Pod,
     factory::{binary, lab_command},
@@ -119,6 +119,16 @@ impl Shop {
         });
         self.lab.declare(&pod, &[("app", "catalog"), ("version", "v2")])?;
         self.pods.push(pod);
+        Ok(())
+    }
+
+    /// Tells the application of a pod how it does: `ill` or `well`.
+    pub(crate) fn tell(&self, name: &str, mood: &str) -> Result<()> {
+        let stream = self.member(name)?.inside.connect(([127, 0, 0, 1], PORT).into())?;
+        write!(&stream, "GET /mood/{mood} HTTP/1.1\r\nhost: {name}\r\n\r\n")?;
+        let mut status = String::new();
+        BufReader::new(&stream).read_line(&mut status)?;
+        ensure!(status.starts_with("HTTP/1.1 200"), "{name} says {status}");
         Ok(())
     }
 
