@@ -66,7 +66,7 @@ impl Authority {
             false => SanType::DnsName((*name).try_into().expect("a name")),
         };
         params.subject_alt_names = names.iter().map(name).collect();
-        let serial = rand::random();
+        let serial: u64 = rand::random();
         params.serial_number = Some(serial.into());
         let begin = clock::wall() - Duration::from_secs(3600 * hours);
         params.not_before = begin.into();
