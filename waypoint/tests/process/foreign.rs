@@ -66,7 +66,7 @@ impl Authority {
             false => SanType::DnsName((*name).try_into().expect("a name")),
         };
         params.subject_alt_names = names.iter().map(name).collect();
-        let serial: u64 = rand::random();
+        let serial = rand::random::<u64>();
         params.serial_number = Some(serial.into());
         let begin = clock::wall() - Duration::from_secs(3600 * hours);
         params.not_before = begin.into();
@@ -87,7 +87,7 @@ impl Authority {
         let list = CertificateRevocationListParams {
             this_update: (now - hour).into(),
             next_update: (now + hour).into(),
-            crl_number: 1.into(),
+            crl_number: 1_u64.into(),
             issuing_distribution_point: None,
             revoked_certs: vec![revoked],
             key_identifier_method: KeyIdMethod::Sha256,
