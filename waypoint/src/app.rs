@@ -80,9 +80,8 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let servers = Servers { addresses: config.dns.clone(), own: address };
     let mesh = resolver::follow(declared, &servers, &background).await;
     let telemetry = telemetry(&config, &logging);
-    let baggage = baggage(&config);
     let own =
-        Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage.clone() };
+        Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage(&config) };
     let upstream = Upstream::new(own, pool(&config, &background), background.clone());
     let exchange = Exchange {
         mesh: mesh.clone(),
@@ -102,7 +101,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         mesh: mesh.clone(),
         gateway: gateway.clone(),
         lease: lease.clone(),
-        baggage: Arc::new(baggage),
+        baggage: Arc::new(baggage(&config)),
         exchange: Arc::new(exchange),
         places: Places::new(config.limits.max_connections),
         lately: Arc::default(),

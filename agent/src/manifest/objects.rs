@@ -262,12 +262,15 @@ pub(super) struct TargetRef {
     pub(super) name: String,
 }
 
-/// The state of a slice's endpoint. What is not said counts as true.
+/// The state of a slice's endpoint.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 pub(super) struct SliceConditions {
-    /// Whether it takes new connections.
+    /// Whether it takes new connections; it does when nothing is said.
     #[serde(default)]
     pub(super) ready: Option<bool>,
+    /// Whether it is being removed. It may be called ready all the same, where a service asks for that.
+    #[serde(default)]
+    pub(super) terminating: Option<bool>,
 }
 
 /// One port of a slice's endpoints.

@@ -233,15 +233,17 @@ impl Ticket {
 
     /// How long it took, where that says how busy the backend is. Errors may come faster than answers.
     fn took(&self, outcome: &Outcome) {
-        let tells = match outcome {
-            Outcome::Answered(answered) => !answered.status.is_server_error(),
-            Outcome::Late(late) => *late != Late::Client,
-            Outcome::Opened | Outcome::Failed { .. } | Outcome::Cut(_) => false,
-        };
-        if let Some(sent) = self.sent.get().filter(|_| tells) {
-            let now = clock::now();
-            let latency = now.saturating_duration_since(*sent);
-            lock(&self.group.gradient).get_or_insert_default().report(latency, now);
+        let Some(sent) = self.sent.get() else { return };
+        let (now, mut gradient) = (clock::now(), lock(&self.group.gradient));
+        let (gradient, time) = (gradient.get_or_insert_default(), now.duration_since(*sent));
+        match outcome {
+            Outcome::Answered(answered) if answered.status.is_server_error() => {}
+            Outcome::Answered(_) => gradient.report(time, now),
+            Outcome::Late(Late::Try | Late::Request) => gradient.gave_up(time, now),
+            Outcome::Late(Late::Client)
+            | Outcome::Opened
+            | Outcome::Failed { .. }
+            | Outcome::Cut(_) => {}
         }
     }
 

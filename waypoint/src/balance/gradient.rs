@@ -97,6 +97,14 @@ impl Gradient {
         }
     }
 
+    /// An answer was waited for so long, in vain. Whose patience is shorter than what is usual says
+    /// nothing of the service.
+    pub fn gave_up(&mut self, waited: Duration, now: Instant) {
+        if self.usual.is_some_and(|usual| waited.as_secs_f64() > usual) {
+            self.report(waited, now);
+        }
+    }
+
     /// How many requests there may be.
     pub fn limit(&self) -> u32 {
         // It is between the two bounds.

@@ -62,10 +62,14 @@ impl Recent {
 mod tests {
     use super::*;
 
-    #[test]
     #[expect(clippy::disallowed_methods, reason = "only differences count")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
     fn what_began_within_the_interval_counts_and_no_more() {
-        let start = Instant::now();
+        let start = start();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let mut recent = Recent::new(Duration::from_secs(1), start);
         (0..30).for_each(|_| recent.begin(at(0)));

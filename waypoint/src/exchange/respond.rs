@@ -39,7 +39,7 @@ enum Source {
     /// The waypoint's own words.
     Own(Bytes),
     /// The endpoint's, until it takes too long.
-    Endpoint(AnswerBody, Option<Expiry>),
+    Endpoint(Box<AnswerBody>, Option<Expiry>),
 }
 
 impl std::fmt::Debug for Source {
@@ -74,7 +74,7 @@ pub(super) fn pass(
     record.details = Some("via_upstream".into());
     record.answered(&head);
     record.whole = body.is_end_stream();
-    let source = Source::Endpoint(body, expiry);
+    let source = Source::Endpoint(Box::new(body), expiry);
     Response::from_parts(head, ResponseBody { source, record: Some(record), _place: Some(place) })
 }
 

@@ -36,8 +36,8 @@ pub(crate) struct Lab {
     net: [u8; 2],
     folder: PathBuf,
     ca: LocalCa,
-    waypoint: Option<Child>,
-    replica: Option<Child>,
+    /// The waypoint, and another of its kind.
+    waypoints: Vec<Child>,
     pub(crate) drain: Drain,
     pub(crate) pool: Pool,
 }
@@ -62,20 +62,19 @@ impl Lab {
             net: [a, b],
             folder,
             ca: ca.expect("a root"),
-            waypoint: None,
-            replica: None,
+            waypoints: Vec::new(),
             pool: Pool::new(limits, drain.clone()),
             drain,
         };
         lab.write("mesh.yaml", &mesh(&lab));
         lab.write("rules.yaml", rules);
-        lab.waypoint = Some(lab.start(9, config).await);
+        lab.start(9, config).await;
         lab
     }
 
     /// Starts another waypoint of the same Gateway at this address.
     pub(crate) async fn replicate(&mut self, host: u8) {
-        self.replica = Some(self.start(host, "").await);
+        self.start(host, "").await;
     }
 
     /// Puts the waypoint and pods that are there into zones of region `r`, and waits until it knows.
@@ -218,18 +217,18 @@ impl Lab {
 
     /// Asks the waypoint to stop, and does not wait.
     pub(crate) fn terminate(&self) {
-        let child = self.waypoint.as_ref().expect("a waypoint");
+        let child = self.waypoints.first().expect("a waypoint");
         let pid = Pid::from_raw(child.id().try_into().expect("a process"));
         kill(pid, Signal::SIGTERM).expect("a signal");
     }
 
     /// Whether it has stopped.
     pub(crate) fn has_stopped(&mut self) -> bool {
-        let child = self.waypoint.as_mut().expect("a waypoint");
+        let child = self.waypoints.first_mut().expect("a waypoint");
         child.try_wait().expect("a process").is_some()
     }
 
-    async fn start(&self, host: u8, config: &str) -> Child {
+    async fn start(&mut self, host: u8, config: &str) {
         let (path, own) = (self.folder.join(format!("waypoint-{host}.toml")), self.address(host));
         let (folder, ca) = (self.folder.join("m"), self.folder.join("ca.pem"));
         // What stands in no table comes before all tables.
@@ -254,10 +253,10 @@ impl Lab {
             .stdout(Stdio::from(log))
             .stderr(Stdio::from(errors))
             .spawn();
-        let child = child.expect("the waypoint");
+        self.waypoints.push(child.expect("the waypoint"));
         for _ in 0..500 {
             if self.ask(host, 15021, "/healthz/ready").await.is_some() {
-                return child;
+                return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -268,7 +267,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.drain.force();
-        for child in self.waypoint.iter_mut().chain(&mut self.replica) {
+        for child in &mut self.waypoints {
             let _ = child.kill();
             let _ = child.wait();
         }

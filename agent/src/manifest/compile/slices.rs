@@ -60,7 +60,8 @@ pub(super) fn groups<'a>(
             Some((port.port, same.port?))
         });
         let ready = |e: &&objects::SliceEndpoint| {
-            e.conditions.ready.unwrap_or(true) || spec.publish_not_ready_addresses
+            let ready = e.conditions.ready.unwrap_or(true) || spec.publish_not_ready_addresses;
+            ready && e.conditions.terminating != Some(true)
         };
         let addresses = slice.endpoints.iter().filter(ready).flat_map(|e| &e.addresses);
         (addresses.filter_map(|text| address(text)).collect(), ports.collect())

@@ -96,6 +96,11 @@ fn who_is_not_ready_takes_connections_only_where_the_service_says_so() {
             let takes = service.endpoints.values().filter(|target| !target.is_empty()).count();
             assert_eq!(takes, taken, "{text}");
         }
+        // Who is being removed takes none, whatever is said of it.
+        let gone = slice.replace("ready: false", "ready: true, serving: true, terminating: true");
+        let snapshot = self::snapshot(&format!("{pod}\n---\n{service}\n---\n{gone}"));
+        let service = snapshot.service_named("x.default.svc.cluster.local").unwrap();
+        assert!(service.endpoints.is_empty(), "{says}");
     }
 }
 

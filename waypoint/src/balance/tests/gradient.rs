@@ -11,6 +11,9 @@ use super::{
     *,
 };
 
+/// How often clients look for an answer.
+const STEP: Duration = Duration::from_millis(2);
+
 /// A service that answers so many at once in its own time; beyond them everybody waits for everybody.
 struct Service {
     at_once: u32,
@@ -84,14 +87,17 @@ impl World {
         assert_eq!(self.limits.taken(Kind::Request) as usize, self.under_way.len());
     }
 
-    /// So many clients, each of which asks again at once, for so many seconds.
-    fn load(&mut self, clients: usize, seconds: u64) {
-        for _ in 0..seconds * 500 {
-            for _ in self.under_way.len()..clients {
-                self.ask(false);
-            }
-            self.pass(Duration::from_millis(2));
+    /// So many clients, each of which asks again at once, for so many steps.
+    fn crowd(&mut self, clients: usize, steps: u64) {
+        for _ in 0..steps {
+            (self.under_way.len()..clients).for_each(|_| self.ask(false));
+            self.pass(STEP);
         }
+    }
+
+    /// The same for so many seconds.
+    fn load(&mut self, clients: usize, seconds: u64) {
+        self.crowd(clients, seconds * 500);
     }
 }
 
@@ -99,13 +105,14 @@ impl World {
 fn the_limit_settles_where_requests_begin_to_wait_and_stays_there() {
     for (at_once, takes) in [(50, 20), (10, 50), (200, 5)] {
         let mut world = World::new(1, at_once, takes);
-        world.load(10 * at_once as usize, 60);
-        for minute in 0..5 {
+        let clients = 3 * at_once as usize;
+        world.load(clients, 30);
+        for later in 0..3 {
             world.slowest = Duration::ZERO;
-            world.load(10 * at_once as usize, 60);
+            world.load(clients, 40);
             let limit = world.gradient.limit();
             // Half of it, while it looks anew.
-            assert!((at_once / 2..=at_once * 3).contains(&limit), "{limit} of {at_once}, {minute}");
+            assert!((at_once / 2..=at_once * 3).contains(&limit), "{limit} of {at_once}, {later}");
             let slowest = world.slowest.as_millis() as u64;
             assert!(slowest < 4 * takes + 10, "{slowest} ms where {takes} are usual");
         }
@@ -137,6 +144,26 @@ fn a_service_that_has_become_another_is_learned_anew() {
 }
 
 #[test]
+fn who_has_no_patience_says_nothing_of_the_service() {
+    let mut world = World::new(4, 50, 20);
+    world.load(15, 10);
+    let (before, mut now, mut held) = (world.gradient.limit(), world.now, Vec::new());
+    let mut gave_up = |waited: u64| {
+        for _ in 0..1_000 {
+            now += Duration::from_millis(1);
+            // There are as many as there may be.
+            while let Some(permit) = world.gradient.admit(&world.limits, u32::MAX) {
+                held.push(permit);
+            }
+            world.gradient.gave_up(Duration::from_millis(waited), now);
+        }
+        world.gradient.limit()
+    };
+    assert_eq!(gave_up(1), before);
+    assert!(gave_up(1_000) < before, "who waited long does");
+}
+
+#[test]
 fn whatever_happens_the_limit_keeps_its_bounds_and_places_come_back() {
     for seed in 0..60 {
         let mut world = World::new(seed, 1 + (seed % 97) as u32, 1 + seed % 50);
@@ -157,10 +184,7 @@ fn whatever_happens_the_limit_keeps_its_bounds_and_places_come_back() {
                 }
                 _ => {
                     let clients = world.dice.below(400) as usize;
-                    for _ in 0..50 {
-                        (world.under_way.len()..clients).for_each(|_| world.ask(false));
-                        world.pass(Duration::from_millis(5));
-                    }
+                    world.crowd(clients, 50);
                 }
             }
             world.check();
