@@ -14,7 +14,11 @@ use super::{
     balancer::{Balancer, Pick, View, Wish},
     limits::{Kind, Limits, Permit},
 };
-use crate::{backend::CallPolicy, outcome::Outcome, routing::BackendRef};
+use crate::{
+    backend::{CallPolicy, OutlierDetection},
+    outcome::Outcome,
+    routing::BackendRef,
+};
 
 /// What goes to a backend: both are limited and judged for themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +84,7 @@ pub struct Ticket {
     policy: Arc<CallPolicy>,
     pick: Option<Pick>,
     begun: AtomicBool,
+    connected: AtomicBool,
 }
 
 impl Balance {
@@ -133,6 +138,7 @@ impl Group {
             policy: policy.clone(),
             pick: None,
             begun: AtomicBool::new(false),
+            connected: AtomicBool::new(false),
         }
     }
 
@@ -187,13 +193,25 @@ impl Ticket {
         self.begun.store(true, Ordering::Relaxed);
     }
 
+    /// There is a connection for it.
+    pub fn connected(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
     /// What the attempt came to. Time that passed before it began is not the endpoint's.
     pub fn report(&self, outcome: &Outcome) {
         let Some(pick) = &self.pick else { return };
         if matches!(outcome, Outcome::Late(_)) && !self.begun.load(Ordering::Relaxed) {
             return;
         }
-        lock(&self.group.balancer).balancer.report(pick.id, outcome, clock::now());
+        let (now, mut followed) = (clock::now(), lock(&self.group.balancer));
+        let told_apart = |detection: &OutlierDetection| detection.split_local;
+        let told_apart = self.policy.outlier_detection.as_ref().is_some_and(told_apart);
+        // It ends a run of failures to connect, whatever becomes of the request.
+        if told_apart && self.connected.load(Ordering::Relaxed) {
+            followed.balancer.report(pick.id, &Outcome::Opened, now);
+        }
+        followed.balancer.report(pick.id, outcome, now);
     }
 }
 
