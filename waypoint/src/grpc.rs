@@ -39,6 +39,24 @@ pub fn status_of(status: StatusCode) -> u8 {
     }
 }
 
+/// The status that HTTP has when a call has this one (`envoy:source/common/grpc/status.cc`).
+pub fn as_http(status: u16) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// The status that a call says it has; one that there is not is unknown.
 pub fn known(text: &str) -> u16 {
     text.parse().ok().filter(|code| *code <= LAST).unwrap_or(UNKNOWN)

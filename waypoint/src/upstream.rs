@@ -159,6 +159,7 @@ impl Upstream {
                 connection.release(&lane);
                 return Err(Outcome::unsent(Failure::Overflow));
             };
+            ticket.connected();
             match connection.send(&lane, request).await {
                 Ok(response) => return Ok(response.map(|body| body.holding(place))),
                 Err(Unsent { request: Some(back), .. }) if reused => request = *back,

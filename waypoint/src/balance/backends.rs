@@ -18,7 +18,7 @@ use super::{
     recent::Recent,
 };
 use crate::{
-    backend::CallPolicy,
+    backend::{CallPolicy, OutlierDetection},
     outcome::{Late, Outcome},
     routing::BackendRef,
 };
@@ -93,6 +93,7 @@ pub struct Ticket {
     begun: AtomicBool,
     /// When the request left, if that is to be known.
     sent: OnceLock<Instant>,
+    connected: AtomicBool,
 }
 
 impl Balance {
@@ -149,6 +150,7 @@ impl Group {
             pick: None,
             begun: AtomicBool::new(false),
             sent: OnceLock::new(),
+            connected: AtomicBool::new(false),
         }
     }
 
@@ -257,6 +259,11 @@ impl Ticket {
         self.begun.store(true, Ordering::Relaxed);
     }
 
+    /// There is a connection for it.
+    pub fn connected(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
     /// What the attempt came to. Time that passed before it began is not the endpoint's.
     pub fn report(&self, outcome: &Outcome) {
         self.took(outcome);
@@ -264,7 +271,14 @@ impl Ticket {
         if matches!(outcome, Outcome::Late(_)) && !self.begun.load(Ordering::Relaxed) {
             return;
         }
-        lock(&self.group.balancer).balancer.report(pick.id, outcome, clock::now());
+        let (now, mut followed) = (clock::now(), lock(&self.group.balancer));
+        let told_apart = |detection: &OutlierDetection| detection.split_local;
+        let told_apart = self.policy.outlier_detection.as_ref().is_some_and(told_apart);
+        // It ends a run of failures to connect, whatever becomes of the request.
+        if told_apart && self.connected.load(Ordering::Relaxed) {
+            followed.balancer.report(pick.id, &Outcome::Opened, now);
+        }
+        followed.balancer.report(pick.id, outcome, now);
     }
 }
 

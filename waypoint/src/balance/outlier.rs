@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     backend::OutlierDetection,
+    grpc,
     outcome::{Answered, Failure, Late, Outcome},
 };
 
@@ -41,7 +42,10 @@ impl Word {
     fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Opened => Self::Local(200),
-            Outcome::Answered(Answered { status, .. }) => Self::Status(status.as_u16()),
+            Outcome::Answered(Answered { grpc: Some(call), .. }) => {
+                Self::Status(grpc::as_http(*call))
+            }
+            Outcome::Answered(Answered { status, grpc: None, .. }) => Self::Status(status.as_u16()),
             Outcome::Late(Late::Try | Late::Request) => Self::Local(504),
             Outcome::Late(Late::Client) => Self::Silence,
             Outcome::Failed { failure, .. } | Outcome::Cut(failure) => match failure {

@@ -218,6 +218,17 @@ fn an_answer_ends_a_run_of_local_failures() {
 }
 
 #[test]
+fn a_call_fails_by_its_own_status() {
+    for (call, fails) in [(14, true), (13, true), (99, true), (0, false), (5, false), (8, false)] {
+        let (mut balancer, now) = balancer(2, article());
+        let Outcome::Answered(answered) = status(200) else { unreachable!("it is an answer") };
+        let outcome = Outcome::Answered(Answered { grpc: Some(call), ..answered });
+        (0..5).for_each(|_| balancer.report(id(0), &outcome, now));
+        assert_eq!(ejected(&balancer).len(), usize::from(fails), "{call}");
+    }
+}
+
+#[test]
 fn gateway_errors_are_502_to_504_and_off_unless_given() {
     let detection =
         OutlierDetection { consecutive_5xx: None, consecutive_gateway: Some(3), ..article() };
