@@ -47,6 +47,9 @@ pub struct Config {
     /// How far paths are normalised before anything looks at them.
     #[serde(default)]
     pub path_normalization: Paths,
+    /// Whether `sourceLabels` of VirtualServices count; Istio's waypoints leave such `match` blocks out.
+    #[serde(default = "yes")]
+    pub source_labels: bool,
     /// Where Kubernetes objects come from.
     #[serde(default)]
     pub manifests: Manifests,
@@ -211,6 +214,10 @@ fn cluster_local() -> String {
 
 fn cluster() -> String {
     "Kubernetes".into()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn root_namespace() -> String {

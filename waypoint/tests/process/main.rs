@@ -9,6 +9,7 @@ mod bounds;
 mod client;
 mod ejection;
 mod explain;
+mod floods;
 mod hostile;
 mod http;
 mod lab;
