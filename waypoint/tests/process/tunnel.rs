@@ -223,7 +223,10 @@ async fn who_is_outside_the_mesh_or_has_a_sidecar_is_reached_in_plaintext() {
     }
     assert_eq!(outside.asked().len(), 3);
     // One with a sidecar is none of the mesh's agents', whatever its namespace says.
-    let sidecar = pod.replace("dataplane-mode: none", "dataplane-mode: sidecar");
+    let sidecar = pod.replace(
+        "istio.io/dataplane-mode: none}",
+        "istio.io/dataplane-mode: ambient}, annotations: {sidecar.istio.io/status: injected}",
+    );
     let sidecar = sidecar.replace("name: cart-1,", "name: cart-sidecar,");
     lab.write("outside.yaml", &sidecar.replace("ADDRESS", &lab.address(1).to_string()));
     lab.until(|dump| dump.contains("cart-sidecar")).await;
