@@ -6,11 +6,13 @@ mod shop;
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +20,9 @@ use e2e::{Waypoint, until};
 use serde_json::Value;
 
 use self::shop::{RULES, Shop, VIP};
+
+/// Between two requests of a client.
+const PAUSE: Duration = Duration::from_millis(1);
 
 #[test]
 fn a_waypoint_routes_by_header_path_and_timeout() -> Result<()> {
@@ -73,31 +78,64 @@ fn a_rule_that_is_edited_counts_from_the_next_request_and_a_broken_one_not_at_al
     Ok(())
 }
 
-/// One after the other, on a connection each, until it is told to end.
-fn keeps_asking(shop: &Shop) -> (Arc<AtomicBool>, JoinHandle<Result<usize>>) {
-    let end = Arc::new(AtomicBool::new(false));
-    let (told, client) = (end.clone(), shop.client.inside.clone());
-    let vip = Shop::at(80);
-    let asking = thread::spawn(move || {
-        let mut answered = 0;
-        while !told.load(Ordering::Relaxed) {
-            use std::io::{Read, Write};
-            let mut stream = client.connect(vip)?;
-            write!(stream, "GET / HTTP/1.1\r\nhost: product\r\nconnection: close\r\n\r\n")?;
-            let mut head = [0; 12];
-            stream.read_exact(&mut head)?;
-            ensure!(&head == b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&head));
-            answered += 1;
+/// What one client has done.
+#[derive(Default)]
+struct Asked {
+    answered: usize,
+    /// Connections that it needed.
+    connections: usize,
+}
+
+/// One request after the other until it is told to end, each answer read to its end: on a connection each,
+/// or on one for as long as the other side keeps it.
+fn keeps_asking(shop: &Shop, keeps: bool, end: &Arc<AtomicBool>) -> JoinHandle<Result<Asked>> {
+    let (end, client) = (end.clone(), shop.client.inside.clone());
+    thread::spawn(move || {
+        let mut asked = Asked::default();
+        let mut open = None;
+        while !end.load(Ordering::Relaxed) {
+            let mut stream = match open.take() {
+                Some(stream) => stream,
+                None => {
+                    asked.connections += 1;
+                    BufReader::new(client.connect(Shop::at(80))?)
+                }
+            };
+            let close = if keeps { "" } else { "connection: close\r\n" };
+            write!(stream.get_mut(), "GET / HTTP/1.1\r\nhost: product\r\n{close}\r\n")?;
+            let closes = whole_answer(&mut stream)
+                .with_context(|| format!("request {} of a client", asked.answered))?;
+            asked.answered += 1;
+            open = Some(stream).filter(|_| keeps && !closes);
+            thread::sleep(PAUSE);
         }
-        Ok(answered)
-    });
-    (end, asking)
+        Ok(asked)
+    })
+}
+
+/// Reads an answer of status 200 to its end, and says whether its connection ends with it.
+fn whole_answer(stream: &mut impl BufRead) -> Result<bool> {
+    let (mut head, mut line) = (Vec::new(), String::new());
+    while line != "\r\n" {
+        line.clear();
+        ensure!(stream.read_line(&mut line)? > 0, "an end within an answer: {head:?}");
+        head.push(line.trim_end().to_ascii_lowercase());
+    }
+    ensure!(head.first().is_some_and(|line| line.starts_with("http/1.1 200 ")), "{head:?}");
+    let header = |name: &str| head.iter().find_map(|line| line.strip_prefix(name));
+    let length = header("content-length: ").context("no length")?.parse()?;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    let said: Value = serde_json::from_slice(&body)?;
+    ensure!(said["path"] == "/", "{said}");
+    Ok(header("connection: ") == Some("close"))
 }
 
 #[test]
 fn labels_come_and_go_and_no_request_is_lost() -> Result<()> {
     let shop = Shop::new()?;
-    let (end, asking) = keeps_asking(&shop);
+    let end = Arc::new(AtomicBool::new(false));
+    let asking = [false, true].map(|keeps| keeps_asking(&shop, keeps, &end));
     for _ in 0..3 {
         for (label, passes) in
             [(None, false), (Some("waypoint"), true), (Some("none"), false), (Some("gone"), false)]
@@ -110,8 +148,10 @@ fn labels_come_and_go_and_no_request_is_lost() -> Result<()> {
         }
     }
     end.store(true, Ordering::Relaxed);
-    let answered = asking.join().expect("no panic")?;
-    assert!(answered > 10, "{answered}");
+    let [anew, kept] = asking.map(|asking| asking.join().expect("no panic"));
+    let (anew, kept) = (anew?, kept?);
+    assert!(anew.answered > 10 && anew.connections == anew.answered, "{}", anew.answered);
+    assert!(kept.answered > 10 * kept.connections, "{} on {}", kept.answered, kept.connections);
     Ok(())
 }
 

@@ -211,6 +211,7 @@ fn route_settings(config: &Config) -> routes::Settings {
         cluster_domain: config.cluster_domain.clone(),
         root_namespace: config.root_namespace.clone(),
         waypoint: Some(routes::Waypoint { namespace, destinations: HashSet::new() }),
+        source_labels: config.source_labels,
     }
 }
 

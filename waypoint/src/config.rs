@@ -50,6 +50,9 @@ pub struct Config {
     /// Servers of names, with their ports; empty for those of `/etc/resolv.conf`.
     #[serde(default)]
     pub dns: Vec<SocketAddr>,
+    /// Whether `sourceLabels` of VirtualServices count; Istio's waypoints leave such `match` blocks out.
+    #[serde(default = "yes")]
+    pub source_labels: bool,
     /// Where Kubernetes objects come from.
     #[serde(default)]
     pub manifests: Manifests,
@@ -228,6 +231,10 @@ fn cluster_local() -> String {
 
 fn cluster() -> String {
     "Kubernetes".into()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn root_namespace() -> String {

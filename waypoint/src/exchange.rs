@@ -2,6 +2,7 @@
 //! Never: parses, touches a socket.
 pub(crate) mod asked;
 mod attempt;
+mod extended;
 mod headers;
 mod mirror;
 mod place;
@@ -23,7 +24,7 @@ use tokio::sync::watch;
 use self::{
     asked::Asked,
     attempt::{Call, Time, Tries},
-    respond::{Expiry, answered, pass, refuse},
+    respond::{answered, pass, refuse},
 };
 pub use self::{mirror::Mirrors, respond::ResponseBody};
 use crate::{
@@ -31,14 +32,14 @@ use crate::{
     balance::{Balance, Traffic, Wish},
     body::{Meter, RequestBody},
     grpc,
-    listener::Version,
+    listener::{Version, deadline::Expiry},
     mesh::Mesh,
     outcome::{Failure, Flag, LocalReply},
     path::Normalisation,
     places::Places,
     record::{Record, Session, Telemetry},
     retry::{Beyond, Plan},
-    routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule},
+    routing::{Answer, BackendRef, Onward, PortRoutes, Protocol, Rule, Step, TcpRule, Told},
     upstream::{AnswerBody, Upstream},
 };
 
@@ -79,6 +80,17 @@ enum Done {
     Switched(Response<AnswerBody>, OnUpgrade),
 }
 
+impl Done {
+    /// Whether it is a response that says that all went well.
+    fn is_success(&self) -> bool {
+        match self {
+            Self::Passed(response, _) => response.status().is_success(),
+            Self::Own(answer) => answer.status.is_success(),
+            Self::Switched(..) => false,
+        }
+    }
+}
+
 impl Exchange {
     /// Answers one request of a session to a port with these routes. Its record begins here and now:
     /// who never waits for the answer has asked, too.
@@ -89,7 +101,8 @@ impl Exchange {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<ResponseBody>> + Send {
         let mut record = Record::open(&self.telemetry, &session);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        extended::into_get(&mut head, rand::random);
         record.asked(&head);
         self.recorded((session, record), via, (head, body))
     }
@@ -100,7 +113,8 @@ impl Exchange {
         (port, version): (Port, Version),
         (mut head, body): (Parts, Incoming),
     ) -> Response<ResponseBody> {
-        record.is_grpc = grpc::is_grpc(&head.headers);
+        let is_connect = extended::is_connect(&head);
+        record.is_grpc = grpc::is_grpc(&head.headers) && !is_connect;
         record.received = Arc::new(Meter::new(record.is_grpc));
         record.sent = Arc::new(Meter::new(record.is_grpc));
         let Some(room) = self.places.take(session.client.ip()) else {
@@ -115,7 +129,12 @@ impl Exchange {
         record.set_path(&place.path, place.query.as_deref());
         let body = RequestBody::new(body, record.received.clone(), headers::for_endpoint);
         let asked = Asked { head, body, place, client, version };
-        match Box::pin(self.decide(&port, asked, &mut record)).await {
+        let done = Box::pin(self.decide(&port, asked, &mut record)).await;
+        match done {
+            // It would say that there is a websocket.
+            Ok(done) if is_connect && done.is_success() => {
+                refuse(&LocalReply::no_upgrade(), record)
+            }
             Ok(Done::Passed(response, expiry)) => pass(response, expiry, record, room),
             Ok(Done::Own(answer)) => answered(answer, record),
             Ok(Done::Switched(response, client)) => {
@@ -140,7 +159,7 @@ impl Exchange {
         }
         let default = port.default_routes();
         let routes = mesh.table.port(&port.host, port.number).unwrap_or(&default);
-        let decision = asked.decide(routes, &session, &mut rand::random);
+        let decision = asked.decide(routes, (&session, record.start), &mut rand::random);
         let name = decision.rule.map(|rule| rule.name.clone());
         record.route = name.filter(|name| !name.is_empty());
         let mut now = mesh.clone();
@@ -181,7 +200,12 @@ impl Exchange {
         let (mut answer, expiry) = Box::pin(tries.run(self, request, record)).await?;
         record.service_time = Some(clock::now().saturating_duration_since(sent));
         let status = answer.status();
-        onward.response.apply(Some(status), answer.headers_mut());
+        if !onward.response.is_empty() {
+            let flags = record.flags.to_string();
+            let told =
+                Told { status: Some(status), flags: Some(&flags), upstream: record.endpoint };
+            onward.response.apply(told, answer.headers_mut());
+        }
         if let Some(cookie) = cookie {
             answer.headers_mut().append(SET_COOKIE, cookie);
         }

@@ -5,7 +5,7 @@ mod endpoints;
 mod question;
 mod service;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use culvert_agent::{
     discovery::{Protocol as Carried, Snapshot, Workload},
@@ -94,7 +94,9 @@ pub fn explain(mesh: &Mesh, own: &Waypoint, question: &Question) -> Result<Value
         Ok((place, _)) => {
             let nobodys = BTreeMap::new();
             let client = asked::client(&session, &nobodys);
-            let head = asked::head(&head, &place, &client, dialled);
+            // Nothing is decided by when it comes.
+            let began = SystemTime::UNIX_EPOCH;
+            let head = asked::head(&head, &place, &client, (dialled, began));
             said["request"] = request(&head);
             decided(&mut said, mesh, &port, &head);
         }

@@ -121,6 +121,14 @@ mod tests {
     }
 
     #[test]
+    fn a_status_that_there_is_not_is_unknown() {
+        for (text, expected) in [("0", 0), ("16", 16), ("17", 2), ("-1", 2), ("99999", 2), ("x", 2)]
+        {
+            assert_eq!(known(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn a_call_is_known_by_its_content_type() {
         for (kind, expected) in [
             ("application/grpc", true),

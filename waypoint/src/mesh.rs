@@ -261,6 +261,8 @@ mod tests {
 {kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {name: closed, namespace: shop}, spec: {host: closed.example, trafficPolicy: {tls: {mod: SIMPLE}}}}
 ";
 
+    const POD: &str = "{kind: Pod, apiVersion: v1, metadata: {name: p, namespace: shop}, spec: {}, status: {podIP: 10.97.0.1}}\n";
+
     fn pick(files: &[&str], host: &str) -> Result<SocketAddr, Nobody> {
         let mut folder = Folder::default();
         let files = files.iter().enumerate();
@@ -276,6 +278,16 @@ mod tests {
             Reach::At(to) => to.at,
             Reach::Among(_) => panic!("nobody is there but who was dialled"),
         })
+    }
+
+    #[test]
+    fn a_pod_is_called_at_addresses_of_its_own_alone() {
+        let (uid, at) = ("Kubernetes//Pod/shop/p", SocketAddr::from(([10, 97, 0, 1], 80)));
+        assert_eq!(pick(&[POD], uid), Ok(at));
+        // It has another one since its client dialled.
+        let moved = POD.replace("10.97.0.1", "10.97.0.7");
+        assert_eq!(pick(&[&moved], uid), Err(Nobody::NotReady));
+        assert_eq!(pick(&[], uid), Err(Nobody::Unknown));
     }
 
     #[test]

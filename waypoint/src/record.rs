@@ -104,7 +104,8 @@ struct Asked {
 pub struct Record {
     telemetry: Arc<Telemetry>,
     session: Arc<Session>,
-    start: SystemTime,
+    /// When it began.
+    pub start: SystemTime,
     began: Instant,
     asked: Option<Asked>,
     /// Whether it is a gRPC call.

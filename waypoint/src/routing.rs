@@ -14,6 +14,7 @@ pub mod regex;
 pub mod request;
 pub mod retry;
 pub mod rewrite;
+mod start_time;
 pub mod substitution;
 pub mod template;
 pub mod timeout;
@@ -39,7 +40,7 @@ pub use request::{Client, RequestHead};
 pub use retry::{Retry, RetryOn, UnknownRetryOn};
 pub use rewrite::{PathRewrite, Rewrite, RewriteError};
 pub use substitution::{Substitution, SubstitutionError};
-pub use template::{Template, TemplateError, protocol};
+pub use template::{Template, TemplateError, Told, protocol};
 pub use timeout::Timeouts;
 
 #[cfg(test)]

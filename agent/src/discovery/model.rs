@@ -131,6 +131,18 @@ impl Service {
         });
         drawn.map(|(waypoint, _)| waypoint).or(self.waypoint.as_ref())
     }
+
+    /// The weight of each waypoint that is drawn at all, with a number that draws it.
+    pub fn waypoint_draws(&self) -> impl Iterator<Item = (u32, u32)> {
+        let sum: u64 = self.waypoint_shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let drawn = self.waypoint_shares.iter().filter(|(_, weight)| *weight > 0);
+        drawn.scan(0, move |before, (_, weight)| {
+            // The middle of what draws it.
+            let at = (2 * *before + u64::from(*weight)) << (u32::BITS - 1);
+            *before += u64::from(*weight);
+            Some((*weight, u32::try_from(at / sum).unwrap_or(u32::MAX)))
+        })
+    }
 }
 
 /// An endpoint that may be none of the mesh's.

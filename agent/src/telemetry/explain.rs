@@ -57,7 +57,10 @@ pub fn explain(
             "declared": workload.origin.to_string(),
         })),
         "endpoint": hop.endpoint,
-        "path": path(&hop),
+        "path": paths(&hop, |share| {
+            let choice = Choice { share, ..*choice };
+            route::next_hop(snapshot, &client.uid, dialled, &choice)
+        }),
         "allowed": verdict.is_allowed(),
         "verdict": verdict.to_string(),
         "decided": verdict.origin().map(Origin::to_string),
@@ -75,6 +78,21 @@ fn judged(snapshot: &Snapshot, client: &Workload, hop: &NextHop) -> Verdict {
     let source = SocketAddr::new(address.copied().unwrap_or(hop.endpoint.ip()), 0);
     let peer = (hop.via != Via::Plain).then_some(&client.identity);
     authorize(&guard, &Asked { peer, source, destination: hop.endpoint })
+}
+
+/// Of several waypoints each that there may be, with its share of connections.
+fn paths(hop: &NextHop, drawn: impl Fn(u32) -> Result<NextHop, route::Error>) -> String {
+    let service = hop.service.as_ref().filter(|_| matches!(hop.via, Via::Waypoint { .. }));
+    let draws: Vec<_> = service.into_iter().flat_map(|service| service.waypoint_draws()).collect();
+    if draws.len() < 2 {
+        return path(hop);
+    }
+    let sum: u64 = draws.iter().map(|(weight, _)| u64::from(*weight)).sum();
+    let one = |(weight, draw): &(u32, u32)| {
+        let path = drawn(*draw).map_or_else(|error| error.to_string(), |hop| path(&hop));
+        format!("{weight} of {sum}: {path}")
+    };
+    draws.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn path(hop: &NextHop) -> String {
@@ -119,4 +137,43 @@ fn target(snapshot: &Snapshot, text: &str) -> Result<SocketAddr, String> {
     let pod = workload(snapshot, host).ok_or_else(|| format!("{host} is not known here"))?;
     let address = pod.addresses.first().ok_or_else(|| format!("{host} has no address yet"))?;
     Ok(SocketAddr::new(*address, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Folder, Settings, compile};
+
+    fn path_of(weight: u32) -> String {
+        let waypoint = |name: &str, at: u8| {
+            format!(
+                "{{kind: Gateway, apiVersion: gateway.networking.k8s.io/v1, metadata: {{name: {name}, namespace: shop}}, status: {{addresses: [{{value: 10.3.0.{at}}}]}}}}\n---\n\
+                 {{kind: Pod, apiVersion: v1, metadata: {{name: {name}-0, namespace: shop}}, spec: {{serviceAccountName: {name}}}, status: {{podIP: 10.3.0.{at}}}}}\n---\n"
+            )
+        };
+        let yaml = format!(
+            "{{kind: Namespace, apiVersion: v1, metadata: {{name: shop, labels: {{istio.io/dataplane-mode: ambient}}}}}}\n---\n\
+             {}{}{{kind: Pod, apiVersion: v1, metadata: {{name: web, namespace: shop}}, spec: {{}}, status: {{podIP: 10.1.0.1}}}}\n---\n\
+             {{kind: Service, apiVersion: v1, metadata: {{name: x, namespace: shop, labels: {{istio.io/use-waypoint: old, istio.io/use-waypoint-canary: new}}, annotations: {{istio.io/use-waypoint-canary-weight: '{weight}'}}}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}}}\n",
+            waypoint("old", 1),
+            waypoint("new", 2),
+        );
+        let mut folder = Folder::default();
+        folder.update([("m.yaml".into(), Ok(yaml.into()))].into());
+        let snapshot = compile(&folder, &Settings::default());
+        let said = explain(&snapshot, &Choice::default(), ("shop/web", "10.96.0.1:80"));
+        said.unwrap()["path"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn each_of_several_waypoints_is_told_with_its_share() {
+        let path = path_of(5);
+        let (old, new) = path.split_once("; ").unwrap();
+        assert!(old.starts_with("95 of 100: ") && old.contains("10.3.0.1:15008"), "{path}");
+        assert!(new.starts_with("5 of 100: ") && new.contains("10.3.0.2:15008"), "{path}");
+        for (weight, at) in [(0, "10.3.0.1:15008"), (100, "10.3.0.2:15008")] {
+            let path = path_of(weight);
+            assert!(path.starts_with("HBONE tunnel") && path.contains(at), "{path}");
+        }
+    }
 }

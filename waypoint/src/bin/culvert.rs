@@ -310,7 +310,8 @@ fn analyze(asked: &Analyze, output: Output) -> Result<ExitCode> {
         root_namespace: root(),
         ..manifest::Settings::default()
     };
-    let settings = Settings { cluster_domain: domain(), root_namespace: root(), waypoint: None };
+    let settings =
+        Settings { cluster_domain: domain(), root_namespace: root(), ..Settings::default() };
     let snapshot = manifest::compile(&folder, &agent);
     let mut messages = analyze::analyze(&folder, &snapshot, &settings);
     messages.retain(|message| !asked.suppress.iter().any(|suppressed| suppressed.covers(message)));

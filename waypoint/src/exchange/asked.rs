@@ -1,6 +1,6 @@
 //! Pure: a request between its client and its endpoint: what rules see of it, and what it goes on as.
 //! Never: sends it.
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
 use culvert_agent::identity::Identity;
 use http::{
@@ -20,7 +20,7 @@ use crate::{
     outcome::LocalReply,
     path::Normalisation,
     record::Session,
-    routing::{Client, Decision, Onward, PortRoutes, RequestHead, decide, shadow},
+    routing::{Client, Decision, Onward, PortRoutes, RequestHead, Told, decide, shadow},
 };
 
 /// A request on its way.
@@ -39,12 +39,12 @@ impl Asked {
     pub(super) fn decide<'t>(
         &self,
         routes: &'t PortRoutes,
-        session: &Session,
+        (session, began): (&Session, SystemTime),
         draw: &mut impl FnMut() -> u32,
     ) -> Decision<'t> {
         let nobodys = BTreeMap::new();
         let client = client(session, &nobodys);
-        let head = head(&self.head, &self.place, &client, session.dialled);
+        let head = head(&self.head, &self.place, &client, (session.dialled, began));
         decide(routes, &head, draw)
     }
 
@@ -55,7 +55,7 @@ impl Asked {
 
     /// Makes of it what the rule says.
     pub(super) fn change(&mut self, onward: &Onward<'_>) -> Result<(), LocalReply> {
-        onward.request.apply(None, &mut self.head.headers);
+        onward.request.apply(Told::default(), &mut self.head.headers);
         if let Some(authority) = &onward.authority {
             self.place.authority = authority.clone();
         }
@@ -139,7 +139,7 @@ pub(crate) fn head<'a>(
     head: &'a Parts,
     place: &'a Place,
     client: &'a Client<'a>,
-    dialled: SocketAddr,
+    (dialled, began): (SocketAddr, SystemTime),
 ) -> RequestHead<'a> {
     RequestHead {
         method: &head.method,
@@ -151,6 +151,7 @@ pub(crate) fn head<'a>(
         headers: &head.headers,
         client,
         dialled,
+        began,
     }
 }
 

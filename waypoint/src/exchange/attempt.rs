@@ -5,12 +5,12 @@ use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 
-use super::{Exchange, asked::Asked, over, respond::Expiry};
+use super::{Exchange, asked::Asked, over};
 use crate::{
     backend::{Algorithm, Backend},
     balance::{Keyed, Permit, Retries, Traffic, Wish, key},
     body::{Meter, Replay, RequestBody},
-    listener::Version,
+    listener::{Version, deadline::Expiry},
     mesh::{Mesh, Nobody, Picked, Reach},
     outcome::{Answered, Flag, Late, LocalReply, Outcome},
     record::Record,

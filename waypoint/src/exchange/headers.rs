@@ -15,6 +15,8 @@ use crate::{listener, record::REQUEST_ID};
 
 /// What we call ourselves; dashboards and tests look for it.
 const OWN_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
+/// The only protocol that HTTP is left for (RFC 6455).
+pub(super) const WEBSOCKET: &str = "websocket";
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// How long the endpoint took to answer, milliseconds.
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -136,10 +138,10 @@ pub(super) enum Upgrade {
 
 pub(super) fn upgrade(headers: &HeaderMap, version: Version) -> Upgrade {
     let asks = headers.get_all(CONNECTION).iter().any(|value| has_word(value, "upgrade"));
-    let Some(to) = headers.get(UPGRADE).filter(|_| asks && version == Version::HTTP_11) else {
+    let Some(to) = headers.get(UPGRADE).filter(|_| asks && version >= Version::HTTP_11) else {
         return Upgrade::No;
     };
-    if to.as_bytes().eq_ignore_ascii_case(b"websocket") {
+    if to.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
         Upgrade::WebSocket
     } else if has_word(to, "h2c") {
         Upgrade::No
@@ -151,7 +153,7 @@ pub(super) fn upgrade(headers: &HeaderMap, version: Version) -> Upgrade {
 /// Asks the endpoint for a websocket, or tells the client that it has one.
 pub(super) fn keep_upgrade(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
 }
 
 fn forget_connection(headers: &mut HeaderMap) {

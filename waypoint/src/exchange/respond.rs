@@ -1,7 +1,6 @@
 //! Shell: responses: those of endpoints on their way to the client, and the waypoint's own.
 //! Never: lets one that was cut look whole.
 use std::{
-    future::Future,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -13,19 +12,20 @@ use http::{
 };
 use http_body::{Body, Frame, SizeHint};
 
-use super::headers::{self, OVERLOADED};
+use super::{
+    extended,
+    headers::{self, OVERLOADED},
+};
 use crate::{
     body::trailers,
     grpc,
+    listener::deadline::{Deadline, Expiry},
     outcome::{Failure, Flag, LocalReply},
     places::Place,
     record::Record,
     routing::{Answer, GrpcStatus},
     upstream::AnswerBody,
 };
-
-/// What ends a request that takes too long.
-pub(super) type Expiry = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The body of a response. Its record ends with it, unless somebody else goes on with the story.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ enum Source {
     /// The waypoint's own words.
     Own(Bytes),
     /// The endpoint's, until it takes too long.
-    Endpoint(Box<AnswerBody>, Option<Expiry>),
+    Endpoint(Box<AnswerBody>, Option<Deadline>),
 }
 
 impl std::fmt::Debug for Source {
@@ -74,7 +74,11 @@ pub(super) fn pass(
     record.details = Some("via_upstream".into());
     record.answered(&head);
     record.whole = body.is_end_stream();
-    let source = Source::Endpoint(Box::new(body), expiry);
+    let deadline = expiry.map(Deadline::new);
+    if let Some(deadline) = &deadline {
+        head.extensions.insert(deadline.clone());
+    }
+    let source = Source::Endpoint(Box::new(body), deadline);
     Response::from_parts(head, ResponseBody { source, record: Some(record), _place: Some(place) })
 }
 
@@ -97,14 +101,20 @@ pub(super) fn own(response: Response<Bytes>, mut record: Record) -> Response<Res
 }
 
 /// The head that an endpoint agrees to another protocol with; what follows is not HTTP.
+/// It is over when `deadline` is.
 pub(super) fn switch(
     mut head: http::response::Parts,
+    deadline: Deadline,
     record: &mut Record,
 ) -> Response<ResponseBody> {
     headers::for_client(&mut head.headers, record.service_time);
     headers::keep_upgrade(&mut head.headers);
     record.details = Some("via_upstream".into());
     record.answered(&head);
+    if !record.is_http1() {
+        extended::agree(&mut head);
+    }
+    head.extensions.insert(deadline);
     let source = Source::Own(Bytes::new());
     Response::from_parts(head, ResponseBody { source, record: None, _place: None })
 }
@@ -176,9 +186,8 @@ impl ResponseBody {
         match &mut self.source {
             Source::Own(body) if body.is_empty() => Poll::Ready(None),
             Source::Own(body) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(body))))),
-            Source::Endpoint(body, expiry) => {
-                let late = |expiry: &mut Expiry| expiry.as_mut().poll(context).is_ready();
-                if expiry.as_mut().is_some_and(late) {
+            Source::Endpoint(body, deadline) => {
+                if deadline.as_ref().is_some_and(|at| at.poll_over(context).is_ready()) {
                     return Poll::Ready(Some(Err(Cut::Late)));
                 }
                 let polled = Pin::new(body).poll_frame(context).map_err(Cut::Endpoint);
@@ -209,6 +218,7 @@ impl ResponseBody {
         };
         record.flags.add(flag);
         record.details = Some(details.into());
+        record.whole = false;
     }
 }
 
@@ -245,5 +255,16 @@ impl Body for ResponseBody {
             Source::Own(body) => SizeHint::with_exact(body.len() as u64),
             Source::Endpoint(body, _) => body.size_hint(),
         }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let Source::Endpoint(_, Some(deadline)) = &self.source else { return };
+        if !deadline.is_over() {
+            return deadline.meet();
+        }
+        // Whoever sends it was waiting for its client.
+        self.cut(&Cut::Late);
     }
 }

@@ -1,18 +1,24 @@
 //! Shell: what follows an agreed upgrade: bytes both ways until both sides are done.
 //! Never: a deadline, but for what carries nothing for long.
-use std::io;
+use std::future::pending;
 
 use bytes::BytesMut;
 use culvert_agent::drain::Drain;
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    sync::oneshot,
+};
 
 use super::respond::{self, ResponseBody};
 use crate::{
     body::Meter,
-    listener::idle::{IDLE, idle},
+    listener::{
+        deadline::Deadline,
+        idle::{IDLE, idle},
+    },
     outcome::Flag,
     places::Place,
     record::Record,
@@ -33,29 +39,80 @@ pub(super) fn join(
     let (mut head, mut body) = response.into_parts();
     let taken = body.taken();
     let endpoint = head.extensions.remove::<OnUpgrade>();
-    let answer = respond::switch(head, &mut record);
+    let (mut tie, deadline) = Tie::new();
+    let is_stream = !record.is_http1();
+    let answer = respond::switch(head, deadline, &mut record);
     drain.spawn(async move {
         // All of them, so that they end here.
         let (mut record, _place, _taken) = (record, place, taken);
         let Some(endpoint) = endpoint else { return };
         let (Ok(client), Ok(endpoint)) = tokio::join!(client, endpoint) else { return };
+        let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
         let (received, sent) = (record.received.clone(), record.sent.clone());
         let moved = || received.bytes().wrapping_add(sent.bytes());
+        let stream = is_stream.then_some(&mut tie);
+        let carried = carry(&mut client, &mut endpoint, (&received, &sent), stream);
         tokio::select! {
-            ended = carry(TokioIo::new(client), TokioIo::new(endpoint), (&received, &sent)) => {
-                match ended {
-                    Ok(()) => record.whole = true,
-                    Err(flag) => record.flags.add(flag),
-                }
-            }
+            ended = carried => match ended {
+                Ok(()) => record.whole = true,
+                Err(flag) => record.flags.add(flag),
+            },
             () = idle(moved, IDLE) => record.idled(),
         }
+        tie.cut(record.whole).await;
     });
     answer
 }
 
-/// Carries bytes until both directions have ended; fails with who broke off.
-async fn carry<C, E>(client: C, endpoint: E, (received, sent): (&Meter, &Meter)) -> Result<(), Flag>
+/// What holds a client's stream of HTTP/2. hyper says its end when its socket is dropped, and hears an
+/// end when it is reset: here the one is told from the other.
+struct Tie {
+    ended: oneshot::Sender<()>,
+    left: oneshot::Receiver<()>,
+}
+
+impl Tie {
+    /// With what ends the stream, for who sends it.
+    fn new() -> (Self, Deadline) {
+        let (ended, end) = oneshot::channel();
+        let (sending, left) = oneshot::channel::<()>();
+        let broken = async move {
+            // Dropped with whatever sends the stream.
+            let _sending = sending;
+            if end.await.is_ok() {
+                pending::<()>().await;
+            }
+        };
+        (Self { ended, left }, Deadline::new(Box::pin(broken)))
+    }
+
+    /// Waits until the stream is no longer sent: its end was said, or the client has reset it.
+    async fn left(&mut self) {
+        let _left = (&mut self.left).await;
+    }
+
+    /// Resets the stream, if not all was said.
+    async fn cut(self, whole: bool) {
+        let Self { ended, left } = self;
+        if whole {
+            let _left = ended.send(());
+            return;
+        }
+        drop(ended);
+        if !left.is_terminated() {
+            let _left = left.await;
+        }
+    }
+}
+
+/// Carries bytes until both directions have ended; fails with who broke off. The client of a `stream` of
+/// HTTP/2 breaks off when it resets that before its end was said.
+async fn carry<C, E>(
+    client: C,
+    endpoint: E,
+    (received, sent): (&Meter, &Meter),
+    stream: Option<&mut Tie>,
+) -> Result<(), Flag>
 where
     C: AsyncRead + AsyncWrite,
     E: AsyncRead + AsyncWrite,
@@ -67,7 +124,21 @@ where
     let there = pump(&mut from_client, &mut to_endpoint, received);
     let back = pump(&mut from_endpoint, &mut to_client, sent);
     let there = async { there.await.map_err(|side| side.flag(left, broke)) };
-    let back = async { back.await.map_err(|side| side.flag(broke, left)) };
+    let back = async {
+        let Some(stream) = stream else {
+            return back.await.map(|_| ()).map_err(|side| side.flag(broke, left));
+        };
+        tokio::select! {
+            // Its end is the stream's, too.
+            biased;
+            ended = back => match ended {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(left),
+                Err(side) => Err(side.flag(broke, left)),
+            },
+            () = stream.left() => Err(left),
+        }
+    };
     tokio::try_join!(there, back).map(|_| ())
 }
 
@@ -86,19 +157,18 @@ impl Side {
     }
 }
 
-/// Carries one direction to its end, and says the end.
+/// Carries one direction to its end, and says the end. Whether that was heard: who is gone altogether
+/// when the other is done may be no loss.
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     meter: &Meter,
-) -> Result<(), Side> {
+) -> Result<bool, Side> {
     let mut bytes = BytesMut::with_capacity(MOST_READ);
     loop {
         bytes.clear();
         if from.read_buf(&mut bytes).await.map_err(|_| Side::Source)? == 0 {
-            // Who is gone altogether when the other is done is no loss.
-            let _: io::Result<()> = to.shutdown().await;
-            return Ok(());
+            return Ok(to.shutdown().await.is_ok());
         }
         to.write_all(&bytes).await.map_err(|_| Side::Sink)?;
         to.flush().await.map_err(|_| Side::Sink)?;
@@ -136,7 +206,8 @@ mod tests {
             let ((), heard) = tokio::join!(say(&mut endpoint, &long), hear(&mut client));
             assert_eq!(heard, long);
         };
-        let (ended, ()) = tokio::join!(carry(inner, outer, (&received, &sent)), talking);
+        let carried = carry(inner, outer, (&received, &sent), None);
+        let (ended, ()) = tokio::join!(carried, talking);
         assert_eq!((ended, received.bytes(), sent.bytes()), (Ok(()), 9, 10_000));
     }
 }

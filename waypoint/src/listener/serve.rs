@@ -3,19 +3,14 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
-    io,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    task::Poll,
+    time::Duration,
 };
 
-use culvert_agent::{clock, drain::Drain};
+use culvert_agent::drain::Drain;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::{
     body::Incoming,
     rt::Executor,
@@ -23,14 +18,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep_until},
-};
 
 use super::{
     TunnelStream,
+    deadline::{self, Deadline, in_time},
     idle::{IDLE, idle},
+    paced::{Held, Paced, Turns},
     resets::Resets,
     stream::Speaking,
 };
@@ -39,7 +32,8 @@ use crate::outcome::LocalReply;
 /// The longest head of a request, bytes; a longer one is answered with 431 (Envoy's
 /// `max_request_headers_kb`). A request has at most 100 headers besides (hyper's `max_headers`).
 pub const LONGEST_HEAD: usize = 60 << 10;
-/// A head that has begun must be whole after this long.
+/// A head that has begun must be whole after this long, and so must whatever else a client of HTTP/2
+/// begins to say, but bodies.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests that may be open on one HTTP/2 connection.
 pub const STREAMS: u32 = 100;
@@ -79,7 +73,11 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     match version {
-        Version::Http1 => Box::pin(serve_http1(stream, drain, answer)).await,
+        // Cut, a response takes its connection with it.
+        Version::Http1 => {
+            let served = Box::pin(in_time(None, serve_http1(stream, drain, answer))).await;
+            served.unwrap_or(Ok(()))
+        }
         Version::Http2 => Box::pin(serve_http2(stream, drain, answer)).await,
     }
 }
@@ -94,12 +92,11 @@ where
     B: Body + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (speaking, busy) = (stream.speak(), Arc::new(AtomicBool::new(false)));
-    let paced = Paced { stream, busy: busy.clone(), began: None, timer: None };
+    let (speaking, turns) = (stream.speak(), Turns::default());
+    let paced = Paced::first(stream, &turns);
     let service = service_fn(|request| {
-        let held = Busy::new(busy.clone());
-        let answered = answer(request);
-        async move { Ok::<_, Infallible>(answered.await.map(|body| Held { body, _held: held })) }
+        let (busy, answered) = (turns.take(), answer(request));
+        async move { Ok::<_, Infallible>(begun(answered.await).map(|body| Held::new(body, busy))) }
     });
     let connection = http1::Builder::new()
         .max_buf_size(LONGEST_HEAD)
@@ -163,18 +160,20 @@ where
         async move {
             let answer = answered.await;
             unanswered.answered();
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(begun(answer))
         }
     });
-    let connection = http2::Builder::new(Owned(drain.clone()))
+    let connection = http2::Builder::new(InTime(drain.clone()))
         .max_concurrent_streams(STREAMS)
+        // Websockets (RFC 8441 §3).
+        .enable_connect_protocol()
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .max_header_list_size(LONGEST_HEAD as u32)
         .max_send_buf_size(MOST_UNSENT)
         .max_pending_accept_reset_streams(MOST_RESET)
         .max_local_error_reset_streams(MOST_ERRORS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Paced::second(stream)), service);
     let (mut connection, mut over) = (pin!(connection), pin!(over(&speaking, Some(&resets))));
     tokio::select! {
         ended = &mut connection => return ended,
@@ -185,6 +184,12 @@ where
         ended = &mut connection => ended,
         () = over => last_word(connection).await,
     }
+}
+
+/// A response that begins to be sent, within its time.
+fn begun<B>(mut response: Response<B>) -> Response<B> {
+    deadline::begin(response.extensions_mut().remove::<Deadline>());
+    response
 }
 
 /// How a head that could not be read was answered.
@@ -205,118 +210,17 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Owned {
     }
 }
 
-/// A connection whose heads must be whole in time. Between requests it may be silent.
-#[derive(Debug)]
-struct Paced {
-    stream: TunnelStream,
-    busy: Arc<AtomicBool>,
-    /// When the head began that is being read.
-    began: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
+/// The same, each within the time of the response that it sends.
+#[derive(Clone, Debug)]
+struct InTime(Drain);
 
-impl Paced {
-    /// Ready when the head took too long.
-    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // What was upgraded has no heads.
-        let is_head = self.stream.is_http() && !self.busy.load(Ordering::Relaxed);
-        let began = self.began.filter(|_| is_head);
-        let Some(began) = began else {
-            (self.began, self.timer) = (None, None);
-            return Poll::Pending;
-        };
-        let timer = || Box::pin(sleep_until((began + HEAD_TIMEOUT).into()));
-        self.timer.get_or_insert_with(timer).as_mut().poll(context)
-    }
-}
-
-impl AsyncRead for Paced {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(context, into);
-        if polled.is_pending() {
-            return self.poll_late(context).map(|()| Err(io::ErrorKind::TimedOut.into()));
-        }
-        if self.began.is_none() && !self.busy.load(Ordering::Relaxed) {
-            self.began = Some(clock::now());
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Paced {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-/// A request is being answered.
-#[derive(Debug)]
-struct Busy(Arc<AtomicBool>);
-
-impl Busy {
-    fn new(busy: Arc<AtomicBool>) -> Self {
-        busy.store(true, Ordering::Relaxed);
-        Self(busy)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
-/// A body until whose end its request is being answered.
-#[derive(Debug)]
-struct Held<B> {
-    body: B,
-    _held: Busy,
-}
-
-impl<B: Body + Unpin> Body for Held<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTime {
+    fn execute(&self, task: F) {
+        // An upgrade goes on with the response that has agreed to it.
+        let deadline = deadline::current();
+        self.0.spawn(async move {
+            // Gone, it has reset its stream.
+            let _: Option<()> = in_time(deadline, task).await;
+        });
     }
 }

@@ -35,6 +35,9 @@ pub struct Settings {
     /// The waypoint whose table it is; `None` for that of any, each service being seen from its own
     /// namespace.
     pub waypoint: Option<Waypoint>,
+    /// Whether what a VirtualService says of clients with `sourceLabels` counts. Istio's waypoints leave
+    /// such `match` blocks out.
+    pub source_labels: bool,
 }
 
 impl Default for Settings {
@@ -44,6 +47,7 @@ impl Default for Settings {
             cluster_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
             waypoint: None,
+            source_labels: true,
         }
     }
 }
@@ -276,6 +280,7 @@ impl Compiler {
             objects: &self.objects,
             domain: &self.settings.cluster_domain,
             waypoint: self.waypoint(&service),
+            source_labels: self.settings.source_labels,
         };
         let (snapshot, backends) = (&self.snapshot, &self.backends);
         let mut targets = Targets { snapshot, backends, asked: BTreeSet::new() };

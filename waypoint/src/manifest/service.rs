@@ -20,7 +20,8 @@ use super::{
     virtual_service::VirtualService,
 };
 use crate::routing::{
-    BackendRef, Kind, PathMatch, PortRoutes, Protocol, Rule, ServiceRoutes, TcpRule, TlsRule,
+    BackendRef, ClientMatch, Kind, PathMatch, PortRoutes, Protocol, Rule, ServiceRoutes, TcpRule,
+    TlsRule,
 };
 
 /// Whether there was room for a VirtualService's rules for connections.
@@ -37,6 +38,8 @@ pub(super) struct Maker<'a> {
     pub(super) domain: &'a str,
     /// The waypoint's namespace.
     pub(super) waypoint: &'a str,
+    /// Whether `sourceLabels` count.
+    pub(super) source_labels: bool,
 }
 
 /// What stands for itself among VirtualServices: one of them, or all routes of the Gateway API.
@@ -85,11 +88,11 @@ impl Maker<'_> {
         let is_http = !matches!(speech, Speech::Tls | Speech::Tcp);
         let is_bytes = matches!(speech, Speech::Tls | Speech::Tcp | Speech::Unknown);
         let (tls, tcp) = match is_bytes {
-            true => streams(chosen, &mesh, (port, &own), targets),
+            true => self.streams(chosen, &mesh, (port, &own), targets),
             false => (Vec::new(), Vec::new()),
         };
         let http = match is_http {
-            true => requests(chosen, mesh, (port, &own), targets),
+            true => self.requests(chosen, mesh, (port, &own), targets),
             false => Vec::new(),
         };
         PortRoutes { protocol: protocol(speech), http, tls, tcp }
@@ -101,6 +104,76 @@ impl Maker<'_> {
         let grants = Backends { objects: self.objects, domain: self.domain };
         let at = At { service, kind, port, waypoint: self.waypoint };
         mesh_route::rules(&routes, at, &grants, targets)
+    }
+
+    /// All rules for requests, up to the first that leaves nothing to others. When nobody but consumers says
+    /// anything about a port, requests go to the service itself.
+    fn requests(
+        &self,
+        chosen: &[(Order, Said<'_>)],
+        mesh: MeshRoutes,
+        (port, own): (u16, &Arc<BackendRef>),
+        targets: &mut Targets<'_>,
+    ) -> Vec<Rule> {
+        let gateway = mesh.order.clone().map(|order| (order, Said::Gateway));
+        let mut said: Vec<_> = chosen.iter().chain(&gateway).collect();
+        said.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut mesh = mesh.http;
+        let mut all: Vec<Rule> = Vec::new();
+        for (_, said) in said {
+            match said {
+                Said::Gateway => all.append(&mut mesh),
+                Said::Istio(_, listed, _) => {
+                    for listed in listed {
+                        let rules = rules::rules(listed, port, targets).into_iter();
+                        all.extend(rules.filter(|rule| self.counts(&rule.matches.client)));
+                    }
+                }
+            }
+        }
+        all.append(&mut mesh);
+        if let Some(last) = all.iter().position(catches_all) {
+            all.truncate(last + 1);
+        }
+        if all.iter().all(is_consumers) {
+            all.push(Rule::default_route(own.clone()));
+        }
+        all
+    }
+
+    /// All rules for connections: those of the Gateway API first. What no rule takes goes to the service
+    /// itself.
+    fn streams(
+        &self,
+        chosen: &[(Order, Said<'_>)],
+        mesh: &MeshRoutes,
+        (port, own): (u16, &Arc<BackendRef>),
+        targets: &mut Targets<'_>,
+    ) -> (Vec<TlsRule>, Vec<TcpRule>) {
+        let (mut tls, mut tcp) = (mesh.tls.clone(), mesh.tcp.clone());
+        for (_, said) in chosen {
+            match said {
+                Said::Istio(held, _, Streams::Fit) => {
+                    let rules = bytes::tls(held, port, targets).into_iter();
+                    tls.extend(rules.filter(|rule| self.counts(&rule.client)));
+                    let rules = bytes::tcp(held, port, targets).into_iter();
+                    tcp.extend(rules.filter(|rule| self.counts(&rule.client)));
+                }
+                Said::Istio(_, _, Streams::Full) => tcp.push(TcpRule::closed()),
+                Said::Gateway => {}
+            }
+        }
+        let catches_all = |rule: &TcpRule| rule.client == ClientMatch::default();
+        match tcp.iter().position(catches_all) {
+            Some(last) => tcp.truncate(last + 1),
+            None => tcp.push(TcpRule::default_route(own.clone())),
+        }
+        (tls, tcp)
+    }
+
+    /// Whether a block of a VirtualService counts.
+    fn counts(&self, client: &ClientMatch) -> bool {
+        self.source_labels || client.labels.is_empty()
     }
 }
 
@@ -128,39 +201,6 @@ fn protocol(speech: Speech) -> Protocol {
     }
 }
 
-/// All rules for requests, up to the first that leaves nothing to others. When nobody but consumers says
-/// anything about a port, requests go to the service itself.
-fn requests(
-    chosen: &[(Order, Said<'_>)],
-    mesh: MeshRoutes,
-    (port, own): (u16, &Arc<BackendRef>),
-    targets: &mut Targets<'_>,
-) -> Vec<Rule> {
-    let gateway = mesh.order.clone().map(|order| (order, Said::Gateway));
-    let mut said: Vec<_> = chosen.iter().chain(&gateway).collect();
-    said.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let mut mesh = mesh.http;
-    let mut all: Vec<Rule> = Vec::new();
-    for (_, said) in said {
-        match said {
-            Said::Gateway => all.append(&mut mesh),
-            Said::Istio(_, listed, _) => {
-                for listed in listed {
-                    all.extend(rules::rules(listed, port, targets));
-                }
-            }
-        }
-    }
-    all.append(&mut mesh);
-    if let Some(last) = all.iter().position(catches_all) {
-        all.truncate(last + 1);
-    }
-    if all.iter().all(is_consumers) {
-        all.push(Rule::default_route(own.clone()));
-    }
-    all
-}
-
 /// Whether a rule is a consumer's, and so says nothing to anybody else: a route of the Gateway API for
 /// one namespace.
 fn is_consumers(rule: &Rule) -> bool {
@@ -184,31 +224,4 @@ fn catches_all(rule: &Rule) -> bool {
         && matches.query_params.is_empty()
         && matches.client.labels.is_empty()
         && matches.client.namespace.is_none()
-}
-
-/// All rules for connections: those of the Gateway API first. What no rule takes goes to the service
-/// itself.
-fn streams(
-    chosen: &[(Order, Said<'_>)],
-    mesh: &MeshRoutes,
-    (port, own): (u16, &Arc<BackendRef>),
-    targets: &mut Targets<'_>,
-) -> (Vec<TlsRule>, Vec<TcpRule>) {
-    let (mut tls, mut tcp) = (mesh.tls.clone(), mesh.tcp.clone());
-    for (_, said) in chosen {
-        match said {
-            Said::Istio(held, _, Streams::Fit) => {
-                tls.extend(bytes::tls(held, port, targets));
-                tcp.extend(bytes::tcp(held, port, targets));
-            }
-            Said::Istio(_, _, Streams::Full) => tcp.push(TcpRule::closed()),
-            Said::Gateway => {}
-        }
-    }
-    let catches_all = |rule: &TcpRule| rule.client == crate::routing::ClientMatch::default();
-    match tcp.iter().position(catches_all) {
-        Some(last) => tcp.truncate(last + 1),
-        None => tcp.push(TcpRule::default_route(own.clone())),
-    }
-    (tls, tcp)
 }

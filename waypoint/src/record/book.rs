@@ -341,6 +341,24 @@ mod tests {
         }
     }
 
+    /// So that requests that end do not wait until it is written.
+    #[test]
+    fn a_page_is_what_was_counted_by_then() {
+        let mut book = Book::new(LEAST_SERIES);
+        let parties = Arc::new(Text::from("reporter=\"waypoint\"".to_owned()));
+        book.request(&parties, kind(200), &Request::default());
+        let page = book.page();
+        book.request(&parties, kind(200), &Request::default());
+        let mut then = String::new();
+        page.write(&mut then).unwrap();
+        let requests = |text: &str| {
+            let mut lines = text.lines();
+            let line = lines.find(|line| line.starts_with("istio_requests_total{")).unwrap();
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!((requests(&then).as_str(), requests(&text(&book)).as_str()), ("1", "2"));
+    }
+
     #[test]
     fn the_budget_is_kept_and_totals_never_go_backwards() {
         let mut book = Book::new(LEAST_SERIES);

@@ -255,6 +255,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn statuses_that_nobody_has_make_no_series() {
+        for (code, expected) in [(99, 0), (100, 100), (599, 599), (600, 0), (999, 0), (0, 0)] {
+            assert_eq!(known(code), expected);
+        }
+    }
+
+    #[test]
     fn nobody_is_unknown_and_values_are_escaped() {
         let text = written(&Parties::default());
         assert!(text.starts_with("reporter=\"waypoint\",source_workload=\"unknown\","), "{text}");

@@ -1,10 +1,10 @@
 //! Pure: changes to headers (`headers`, Gateway API header modifiers).
 //! Never: paths and authorities by other means (see `rewrite`).
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{
     request::RequestHead,
-    template::{Template, TemplateError},
+    template::{Template, TemplateError, Told},
 };
 
 /// Changes to the headers of a request and of its response.
@@ -116,7 +116,7 @@ impl Edits {
 
     /// The new authority for a request, if it changes.
     pub(super) fn authority(&self, head: &RequestHead<'_>, route: &str) -> Option<HeaderValue> {
-        self.authority.as_ref()?.resolved(head, route).value(None, head.headers)
+        self.authority.as_ref()?.resolved(head, route).value(Told::default(), head.headers)
     }
 
     /// Appends these changes, as far as the request tells what they are.
@@ -147,10 +147,11 @@ impl Changes {
         self.0.is_empty()
     }
 
-    /// Changes the headers of a response with this status, or of a request. What has an empty value is
+    /// Changes the headers of a response of which this is told, or of a request. What has an empty value is
     /// not written, as Envoy does it.
-    pub fn apply(&self, status: Option<StatusCode>, headers: &mut HeaderMap) {
-        self.0.iter().for_each(|change| change.make(status, headers));
+    pub fn apply<'a>(&self, told: impl Into<Told<'a>>, headers: &mut HeaderMap) {
+        let told = told.into();
+        self.0.iter().for_each(|change| change.make(told, headers));
     }
 
     pub(super) fn append(&mut self, others: Self) {
@@ -168,16 +169,16 @@ impl Changes {
 
 impl Change {
     /// A full map (2^15 headers) stays as it is.
-    fn make(&self, status: Option<StatusCode>, headers: &mut HeaderMap) {
+    fn make(&self, told: Told<'_>, headers: &mut HeaderMap) {
         match self {
             Self::Remove(name) => drop(headers.remove(name)),
             Self::Set(name, template) => {
-                if let Some(value) = template.value(status, headers) {
+                if let Some(value) = template.value(told, headers) {
                     let _ = headers.try_insert(name, value);
                 }
             }
             Self::Add(name, template) => {
-                if let Some(value) = template.value(status, headers) {
+                if let Some(value) = template.value(told, headers) {
                     let _ = headers.try_append(name, value);
                 }
             }
@@ -224,7 +225,7 @@ mod tests {
         let mut headers = asked.headers.clone();
         let mut changes = Changes::default();
         asked.with(|head| edits.iter().for_each(|edits| edits.plan(head, "r", &mut changes)));
-        changes.apply(None, &mut headers);
+        changes.apply(None::<http::StatusCode>, &mut headers);
         lines(&headers)
     }
 

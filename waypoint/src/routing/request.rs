@@ -1,6 +1,6 @@
 //! Pure: a request as routing sees it.
 //! Never: bodies, changes. Made by `exchange`.
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
 use culvert_agent::identity::Identity;
 use http::{HeaderMap, HeaderValue, Method, Version, header::CONTENT_TYPE};
@@ -26,6 +26,8 @@ pub struct RequestHead<'a> {
     pub client: &'a Client<'a>,
     /// The address and service port that the client dialled.
     pub dialled: SocketAddr,
+    /// When it came.
+    pub began: SystemTime,
 }
 
 /// Who asks. What is not known is empty, and fits no condition.

@@ -1,10 +1,10 @@
 //! Pure: values of headers with Envoy's `%...%` operators.
 //! Never: operators of which nothing is known when headers are changed (bytes, durations, the clock).
-use std::fmt::Display;
+use std::{fmt::Display, net::SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
-use super::request::RequestHead;
+use super::{request::RequestHead, start_time::TimeForm};
 
 /// The value of a header, some of which may come from the exchange.
 ///
@@ -13,7 +13,8 @@ use super::request::RequestHead;
 /// `%PROTOCOL%`, `%DOWNSTREAM_PEER_URI_SAN%`, and `%DOWNSTREAM_REMOTE_ADDRESS%`,
 /// `%DOWNSTREAM_LOCAL_ADDRESS%` (the service's address) with `_WITHOUT_PORT`, and
 /// `%DOWNSTREAM_REMOTE_PORT%`, `%DOWNSTREAM_LOCAL_PORT%`; `DIRECT_REMOTE` means the same as `REMOTE`.
-/// `%%` is a percent sign. What is not known at the time is empty.
+/// `%START_TIME%` and `%START_TIME(%s.%3f)%` are when the request began (UTC; `start_time` has the forms);
+/// `%UPSTREAM_HOST%` and `%RESPONSE_FLAGS%` are known when there is a response. `%%` is a percent sign. What is not known at the time is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Value);
 
@@ -29,12 +30,32 @@ enum Part {
     Request(Operator),
     Response(Reading<HeaderName>),
     ResponseCode,
+    ResponseFlags,
+    UpstreamHost,
+}
+
+/// What is told beside headers when they are changed; nothing of it for those of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told<'a> {
+    /// The response's status.
+    pub status: Option<StatusCode>,
+    /// What went wrong on the way to it, in Envoy's flags.
+    pub flags: Option<&'a str>,
+    /// The endpoint that it came from.
+    pub upstream: Option<SocketAddr>,
+}
+
+impl From<Option<StatusCode>> for Told<'_> {
+    fn from(status: Option<StatusCode>) -> Self {
+        Self { status, ..Self::default() }
+    }
 }
 
 /// What a request tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Operator {
     Head(Reading<Field>),
+    StartTime(TimeForm),
     RouteName,
     Protocol,
     PeerIdentity,
@@ -89,7 +110,7 @@ impl Template {
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('%') {
             fixed.extend_from_slice(before.as_bytes());
-            let (operator, after) = after.split_once('%').ok_or(TemplateError::Open)?;
+            let (operator, after) = operator(after).ok_or(TemplateError::Open)?;
             rest = after;
             if operator.is_empty() {
                 fixed.push(b'%');
@@ -116,17 +137,17 @@ impl Template {
                 operator.write(head, route, &mut out);
                 Part::Text(out)
             }
-            Part::Text(_) | Part::Response(_) | Part::ResponseCode => part.clone(),
+            Part::Text(_)
+            | Part::Response(_)
+            | Part::ResponseCode
+            | Part::ResponseFlags
+            | Part::UpstreamHost => part.clone(),
         };
         Self(Value::Computed(parts.iter().map(resolved).collect()))
     }
 
     /// The value, for a resolved template; `None` when it is empty, and no header is to be written.
-    pub(super) fn value(
-        &self,
-        status: Option<StatusCode>,
-        headers: &HeaderMap,
-    ) -> Option<HeaderValue> {
+    pub(super) fn value(&self, told: Told<'_>, headers: &HeaderMap) -> Option<HeaderValue> {
         let parts = match &self.0 {
             Value::Fixed(value) => return Some(value.clone()).filter(|value| !value.is_empty()),
             Value::Computed(parts) => parts,
@@ -138,7 +159,13 @@ impl Template {
                 Part::Response(reading) => reading.write(&mut out, |name| {
                     headers.get(name).map(|value| value.as_bytes().to_vec())
                 }),
-                Part::ResponseCode => out.extend(status.iter().flat_map(|s| s.as_str().bytes())),
+                Part::ResponseCode => {
+                    out.extend(told.status.iter().flat_map(|status| status.as_str().bytes()));
+                }
+                Part::ResponseFlags => out.extend(told.flags.iter().flat_map(|f| f.bytes())),
+                Part::UpstreamHost => {
+                    out.extend(told.upstream.iter().flat_map(|at| at.to_string().into_bytes()));
+                }
                 Part::Request(_) => {}
             }
         }
@@ -154,6 +181,16 @@ impl From<HeaderValue> for Template {
     }
 }
 
+/// An operator, and what follows its `%`; in parentheses there may be others.
+fn operator(text: &str) -> Option<(&str, &str)> {
+    let is_name = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+    let inside = text.trim_start_matches(is_name);
+    let in_parentheses = inside.strip_prefix('(').and_then(|inside| inside.find(')'));
+    let before = in_parentheses.map_or(0, |length| text.len() - inside.len() + 1 + length);
+    let end = before + text.get(before..)?.find('%')?;
+    Some((text.get(..end)?, text.get(end + 1..)?))
+}
+
 /// The operator between two `%`; `None` when it is not known.
 fn part(text: &str) -> Option<Part> {
     if let Some(reading) = text.strip_prefix("REQ") {
@@ -163,9 +200,16 @@ fn part(text: &str) -> Option<Part> {
         let header = |name: &str| HeaderName::try_from(name).ok();
         return reading_of(&format!("({reading}"), header).map(Part::Response);
     }
+    if let Some(form) = text.strip_prefix("START_TIME") {
+        let read = || TimeForm::read(form.strip_prefix('(')?.strip_suffix(')')?);
+        let form = if form.is_empty() { TimeForm::standard() } else { read()? };
+        return Some(Part::Request(Operator::StartTime(form)));
+    }
     // No proxy stands between us and who dialled.
     let operator = match text.replace("_DIRECT_REMOTE_", "_REMOTE_").as_str() {
         "RESPONSE_CODE" => return Some(Part::ResponseCode),
+        "RESPONSE_FLAGS" => return Some(Part::ResponseFlags),
+        "UPSTREAM_HOST" => return Some(Part::UpstreamHost),
         "ROUTE_NAME" => Operator::RouteName,
         "PROTOCOL" => Operator::Protocol,
         "DOWNSTREAM_PEER_URI_SAN" => Operator::PeerIdentity,
@@ -218,6 +262,7 @@ impl Operator {
         let mut text = |text: &dyn Display| out.extend_from_slice(text.to_string().as_bytes());
         match self {
             Self::Head(reading) => reading.write(out, |field| field.read(head)),
+            Self::StartTime(form) => text(&form.of(head.began)),
             Self::RouteName => text(&route),
             Self::Protocol => text(&protocol(head.version)),
             Self::PeerIdentity => head.client.identity.iter().for_each(|identity| text(identity)),
@@ -263,7 +308,9 @@ mod tests {
         let answer = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("tag"))]);
         let template = Template::new(text).unwrap();
         let resolved = asked.with(|head| template.resolved(head, "my-route"));
-        let value = resolved.value(Some(StatusCode::IM_A_TEAPOT), &answer)?;
+        let upstream = Some(SocketAddr::from(([10, 1, 0, 7], 8080)));
+        let status = Some(StatusCode::IM_A_TEAPOT);
+        let value = resolved.value(Told { status, upstream, flags: Some("URX") }, &answer)?;
         Some(value.to_str().unwrap().to_owned())
     }
 
@@ -284,6 +331,10 @@ mod tests {
             ("[%REQ(x-two)%]", Some("[]")),
             ("%RESP(etag)% %RESPONSE_CODE%", Some("tag 418")),
             ("%RESP(x?ETag)%", Some("tag")),
+            ("%UPSTREAM_HOST% %RESPONSE_FLAGS%", Some("10.1.0.7:8080 URX")),
+            ("%START_TIME%", Some("2024-02-29T12:34:56.007Z")),
+            ("t=%START_TIME(%s.%3f)%", Some("t=1709210096.007")),
+            ("%START_TIME(%Y)%%%%REQ(x-one)%", Some("2024%first")),
             ("%ROUTE_NAME% %PROTOCOL%", Some("my-route HTTP/1.1")),
             ("%DOWNSTREAM_REMOTE_ADDRESS%", Some("10.1.0.1:40000")),
             ("%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", Some("10.1.0.1")),
@@ -304,9 +355,17 @@ mod tests {
         assert_eq!(error("50%"), TemplateError::Open);
         assert_eq!(error("%REQ(x"), TemplateError::Open);
         assert_eq!(error("a\nb"), TemplateError::Characters);
-        for operator in
-            ["START_TIME", "REQ()", "REQ(x", "REQ(x)y", "REQ(x):y", "RESP(:path)", "req(x)"]
-        {
+        for operator in [
+            "HOSTNAME",
+            "START_TIME(%Q)",
+            "START_TIME()x",
+            "REQ()",
+            "REQ(x",
+            "REQ(x)y",
+            "REQ(x):y",
+            "RESP(:path)",
+            "req(x)",
+        ] {
             let unknown = TemplateError::Unknown(operator.to_owned());
             assert_eq!(error(&format!("a %{operator}% b")), unknown, "{operator}");
         }
@@ -314,10 +373,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(text in "[%a-z(?:)REQSP ü]{0,30}") {
+        fn nothing_panics(text in "[%a-z(?:)REQSP ü]{0,30}|%START_TIME[(%a-z3)]{0,20}") {
             let asked = Asked::get("/");
             if let Ok(template) = Template::new(&text) {
-                asked.with(|head| template.resolved(head, "")).value(None, &HeaderMap::new());
+                asked.with(|head| template.resolved(head, "")).value(Told::default(), &HeaderMap::new());
             }
         }
     }

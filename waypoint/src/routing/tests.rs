@@ -1,6 +1,10 @@
 //! Pure: requests, rules and tables of the tests of this room.
 //! Never: checks.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use culvert_agent::identity::Identity;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -89,6 +93,7 @@ impl Asked {
             headers: &self.headers,
             client: &client,
             dialled: "10.96.0.1:80".parse().unwrap(),
+            began: SystemTime::UNIX_EPOCH + Duration::new(1_709_210_096, 7_654_321),
         })
     }
 

@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     client::slowly,
     lab::{CART, Lab},
+    rules::http,
 };
 
 /// One connection of an agent that another implementation makes.
@@ -163,24 +164,34 @@ async fn bombs_of_headers_are_answered_with_431() {
 
 #[tokio::test]
 async fn a_head_that_does_not_end_is_given_up_and_a_silent_connection_is_not() {
-    let lab = Lab::new("").await;
+    let own = "[{match: [{uri: {exact: /own}}], directResponse: {status: 418}}, {route: [{destination: {host: cart}}]}]";
+    let lab = Lab::new(&http(own)).await;
     let _pod = lab.pod(1, "v1").await;
     let client = lab.client();
-    let (mut slow, mut idle) = (client.stream((CART, 80)).await, client.stream((CART, 80)).await);
-    idle.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await.expect("sent");
-    idle.flush().await.expect("sent");
+    let mut slow = client.stream((CART, 80)).await;
+    // Answered by the endpoint, and at once by the waypoint.
+    let mut idle = [client.stream((CART, 80)).await, client.stream((CART, 80)).await];
+    for (stream, path) in idle.iter_mut().zip(["/", "/own"]) {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: cart\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.flush().await.expect("sent");
+    }
     slow.write_all(b"GET / HTTP/1.1\r\nhost: ca").await.expect("sent");
     slow.flush().await.expect("sent");
     let mut bytes = Vec::new();
     let ended = tokio::time::timeout(HEAD_TIMEOUT * 2, slow.read_to_end(&mut bytes)).await;
     assert!(ended.is_ok(), "a slow head was waited for");
-    idle.write_all(b"GET /again HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n")
-        .await
-        .expect("sent");
-    idle.flush().await.expect("sent");
-    let mut heard = String::new();
-    idle.read_to_string(&mut heard).await.expect("both answers");
-    assert_eq!(heard.matches("HTTP/1.1 200").count(), 2, "{heard}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for mut stream in idle {
+        stream
+            .write_all(b"GET /again HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n")
+            .await
+            .expect("sent");
+        stream.flush().await.expect("sent");
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.expect("both answers");
+        assert_eq!(heard.matches("HTTP/1.1 ").count(), 2, "{heard}");
+    }
 }
 
 #[tokio::test]
@@ -277,7 +288,7 @@ pub(crate) fn preface() -> Vec<u8> {
 }
 
 /// GET http://cart/, without Huffman (RFC 7541, appendix A).
-fn head() -> Vec<u8> {
+pub(crate) fn head() -> Vec<u8> {
     let mut block = vec![0x82, 0x86, 0x84, 0x01, 4];
     block.extend(b"cart");
     block

@@ -1,7 +1,7 @@
 //! Shell: requests without rules: what endpoints and clients see, and what is recorded.
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper_util::rt::TokioIo;
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    client::Answer,
+    client::{Answer, read},
     lab::{CART, Lab},
 };
 
@@ -338,10 +338,29 @@ async fn trailers_arrive_in_either_version() {
     let lab = Lab::new("").await;
     let _pod = lab.pod(1, "v1").await;
     let request = Request::get("/trailers").header("te", "trailers");
-    let answer = lab.client().send((CART, 80), request, "").await;
-    assert_eq!(answer.trailers.expect("trailers")["x-sum"], "42");
-    let answer = lab.client().send2((CART, 81), Request::get("http://cart/trailers"), "").await;
-    assert_eq!(answer.trailers.expect("trailers")["x-sum"], "42");
+    let first = lab.client().send((CART, 80), request, "").await;
+    let second = lab.client().send2((CART, 81), Request::get("http://cart/trailers"), "").await;
+    for answer in [first, second] {
+        let trailers = answer.trailers.expect("trailers");
+        assert_eq!(trailers["x-sum"], "42");
+        assert!(!trailers.contains_key("x-envoy-peer-metadata"), "what proxies say to each other");
+    }
+}
+
+#[tokio::test]
+async fn a_clients_trailers_arrive_without_what_it_may_not_say() {
+    let lab = Lab::new("").await;
+    let _pod = lab.pod(1, "v1").await;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("42"));
+    trailers.insert("x-forwarded-client-cert", HeaderValue::from_static("URI=spiffe://forged"));
+    let frames =
+        [http_body::Frame::data(Bytes::from_static(b"body")), http_body::Frame::trailers(trailers)];
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, std::io::Error>)));
+    let mut sender = lab.client().http2((CART, 81)).await;
+    let request = Request::post("http://cart/").body(body).expect("a request");
+    let answer = read(sender.send_request(request).await.expect("a response")).await;
+    assert_eq!(answer.json()["trailers"], serde_json::json!(["x-sum"]), "{}", answer.text());
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod client;
 mod differential;
 mod ejection;
 mod explain;
+mod floods;
 mod foreign;
 mod hostile;
 mod http;

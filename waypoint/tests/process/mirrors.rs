@@ -66,3 +66,16 @@ async fn two_mirrors_have_shares_of_their_own() {
     let some = shadows[1].wait_asked(50).await.len();
     assert!(some.abs_diff(90) <= 40, "{some}");
 }
+
+#[tokio::test]
+async fn a_copy_takes_no_longer_than_its_rule_allows() {
+    let lab = Lab::new(&rules::http(
+        "[{timeout: 300ms, route: [{destination: {host: cart, subset: v1}}], mirror: {host: shadow}}]",
+    ))
+    .await;
+    let _pod = lab.pod(1, "v1").await;
+    let shadow = shadow(&lab, 7, "shadow", 8080).await;
+    assert_eq!(lab.client().get((CART, 80), "/sleep/60000").await.status, 504);
+    shadow.begun(1).await;
+    shadow.left(1).await;
+}

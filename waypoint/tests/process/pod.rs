@@ -19,7 +19,7 @@ use culvert_agent::{
     identity::{Credentials, Identity},
 };
 use culvert_waypoint::listener::{TunnelStream, serve::Owned};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -353,6 +353,7 @@ async fn answer(mut request: Request<Incoming>, agent: &Agent) -> Result<Answer,
         ("trailers", _) => {
             let mut trailers = HeaderMap::new();
             trailers.insert("x-sum", HeaderValue::from_static("42"));
+            trailers.insert("x-envoy-peer-metadata", HeaderValue::from_static("secret"));
             let data = Frame::data(Bytes::from_static(b"body"));
             let mut answer = Response::new(frames(vec![Ok(data), Ok(Frame::trailers(trailers))]));
             answer.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
@@ -372,7 +373,10 @@ pub(crate) async fn told(
     agent: &Agent,
 ) -> Result<Answer, std::io::Error> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let body = body.collect().await.map_err(std::io::Error::other)?;
+    let trailers: Vec<_> = body.trailers().into_iter().flat_map(HeaderMap::keys).cloned().collect();
+    let trailers: Vec<_> = trailers.iter().map(HeaderName::as_str).collect();
+    let body = body.to_bytes();
     let name = &*agent.name;
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     agent.heard.lock().expect("a list").push(Heard {
@@ -391,6 +395,7 @@ pub(crate) async fn told(
         "version": format!("{:?}", head.version),
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
+        "trailers": trailers,
     });
     let mut answer = Response::new(full(seen.to_string()));
     let headers = answer.headers_mut();
@@ -403,6 +408,7 @@ pub(crate) async fn told(
 
 /// Says everything back in capitals, and when its client is done so many bytes more.
 fn websocket(mut request: Request<Incoming>, rest: usize, drain: &Drain) -> Answer {
+    let key = request.headers().get("sec-websocket-key").cloned();
     let upgraded = hyper::upgrade::on(&mut request);
     drain.spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
@@ -421,6 +427,10 @@ fn websocket(mut request: Request<Incoming>, rest: usize, drain: &Drain) -> Answ
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
     answer.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+    // Without a key there is nothing to prove.
+    if let Some(key) = key {
+        answer.headers_mut().insert("sec-websocket-accept", key);
+    }
     answer
 }
 

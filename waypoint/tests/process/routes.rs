@@ -1,6 +1,7 @@
 //! Shell: routes of the Gateway API for calls and connections, and what is closed, through a waypoint.
 use std::time::Duration;
 
+use culvert_agent::clock;
 use http::Request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,6 +11,7 @@ use tokio::{
 use crate::{
     client::Client,
     lab::{CART, Lab},
+    script::Act,
 };
 
 fn route(kind: &str, port: u16, rest: &str) -> String {
@@ -52,6 +54,35 @@ async fn calls_and_connections_go_by_routes_of_the_gateway_api() {
     assert_eq!(heard(&client, 84, &hello).await, Some(vec![]));
     let heard = client.echo((CART, 84), &crate::client::hello("b.example"), 7).await;
     assert!(heard.starts_with("cart-1"), "{heard}");
+}
+
+/// Line 197.
+#[tokio::test]
+async fn an_http_route_limits_time_and_repeats() {
+    let rule = |path: &str, more: &str| {
+        format!(
+            "{{matches: [{{path: {{value: {path}}}}}], {more}, backendRefs: [{{name: cart, port: 80}}]}}"
+        )
+    };
+    let rules = [
+        rule("/sleep", "timeouts: {request: 500ms}"),
+        rule("/again", "retry: {codes: [500], attempts: 2, backoff: 10ms}"),
+        rule("/try", "timeouts: {request: 20s, backendRequest: 300ms}"),
+    ];
+    let lab = Lab::new(&route("HTTPRoute", 80, &format!("rules: [{}]", rules.join(", ")))).await;
+    let pod = lab.pod(1, "v1").await;
+    let client = lab.client();
+    let began = clock::now();
+    assert_eq!(client.get((CART, 80), "/sleep/5000").await.status, 504);
+    let took = began.elapsed();
+    assert!((500..3_000).contains(&took.as_millis()), "{took:?}");
+    let hits = pod.script.hits();
+    pod.script.will([Act::Status(500), Act::Status(500)]);
+    assert_eq!(client.get((CART, 80), "/again").await.status, 200);
+    assert_eq!(pod.script.hits() - hits, 3);
+    pod.script.will([Act::Hang]);
+    assert_eq!(client.get((CART, 80), "/try").await.status, 504);
+    assert_eq!(client.get((CART, 80), "/else").await.status, 404);
 }
 
 /// A rule that is misspelt from the start may be the one that keeps somebody out.

@@ -324,3 +324,20 @@ async fn rules_may_ask_who_the_client_is() {
     let other = crate::client::Client::new(&lab, "spiffe://cluster.local/ns/other/sa/web", 100);
     assert_eq!(other.get((CART, 80), "/").await.header("x-pod"), Some("cart-1"));
 }
+
+#[tokio::test]
+async fn values_of_headers_say_when_a_request_came_and_where_it_went() {
+    let (lab, _pods) = lab(
+        "[{headers: {request: {set: {x-start: 't=%START_TIME(%s.%3f)%', x-from: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %PROTOCOL%'}}, response: {set: {x-upstream: '%UPSTREAM_HOST%', x-flags: '%RESPONSE_FLAGS%'}}}, route: [{destination: {host: cart, subset: v1}}]}]",
+    )
+    .await;
+    let answer = get(&lab, "/", &[]).await;
+    let now = culvert_agent::clock::wall().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+    let start = seen(&answer, "x-start").expect("a time");
+    let start: f64 = start.strip_prefix("t=").expect("a time").parse().expect("seconds");
+    assert!((now.as_secs_f64() - 20.0..now.as_secs_f64()).contains(&start), "{start} at {now:?}");
+    let from = format!("{} HTTP/1.1", lab.address(100));
+    assert_eq!(seen(&answer, "x-from"), Some(from));
+    assert_eq!(answer.header("x-upstream"), Some(&*format!("{}:8080", lab.address(1))));
+    assert_eq!(answer.header("x-flags"), Some("-"));
+}

@@ -211,7 +211,7 @@ async fn three_hundred_streams_of_one_connection_are_all_served() {
 }
 
 #[tokio::test]
-async fn who_is_outside_the_mesh_is_reached_in_plaintext() {
+async fn who_is_outside_the_mesh_or_has_a_sidecar_is_reached_in_plaintext() {
     let lab = Lab::new("").await;
     let outside = Pod::start_outside(&lab, 1).await;
     let pod = "{kind: Pod, apiVersion: v1, metadata: {name: cart-1, namespace: shop, labels: {app: cart, istio.io/dataplane-mode: none}}, spec: {}, status: {phase: Running, podIP: ADDRESS, conditions: [{type: Ready, status: 'True'}]}}\n";
@@ -222,6 +222,16 @@ async fn who_is_outside_the_mesh_is_reached_in_plaintext() {
         assert_eq!((answer.status.as_u16(), answer.json()["pod"].as_str()), (200, Some("cart-1")));
     }
     assert_eq!(outside.asked().len(), 3);
+    // One with a sidecar is none of the mesh's agents', whatever its namespace says.
+    let sidecar = pod.replace(
+        "istio.io/dataplane-mode: none}",
+        "istio.io/dataplane-mode: ambient}, annotations: {sidecar.istio.io/status: injected}",
+    );
+    let sidecar = sidecar.replace("name: cart-1,", "name: cart-sidecar,");
+    lab.write("outside.yaml", &sidecar.replace("ADDRESS", &lab.address(1).to_string()));
+    lab.until(|dump| dump.contains("cart-sidecar")).await;
+    assert_eq!(lab.client().get((CART, 80), "/x").await.status, 200);
+    assert_eq!(outside.asked().len(), 4);
     // Once it is enrolled, nothing goes there in the clear.
     lab.write(
         "outside.yaml",

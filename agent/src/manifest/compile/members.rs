@@ -17,6 +17,8 @@ const NETNS: &str = "culvert.dev/netns";
 const CGROUP: &str = "culvert.dev/cgroup";
 /// What a machine outside Kubernetes says that takes tunnels.
 const TUNNEL: &str = "networking.istio.io/tunnel";
+/// What Istio's injector writes on a pod with a sidecar: that already stands where an agent would.
+const SIDECAR: &str = "sidecar.istio.io/status";
 
 /// A workload that services may select.
 #[derive(Clone, Debug)]
@@ -117,7 +119,8 @@ impl Maker<'_> {
             return Ok(None);
         }
         let Metadata { namespace, name, labels, annotations, .. } = &pod.metadata;
-        let enrolled = !pod.spec.host_network && self.facts.is_enrolled(namespace, labels);
+        let taken = pod.spec.host_network || annotations.contains_key(SIDECAR);
+        let enrolled = !taken && self.facts.is_enrolled(namespace, labels);
         let annotation = |name: &str| annotations.get(name).map(PathBuf::from);
         let kind = Kind::Workload;
         let (waypoint, problem) = self.facts.waypoint(Asking { kind, namespace, labels });

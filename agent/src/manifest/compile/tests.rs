@@ -36,6 +36,20 @@ fn istios_labels_decide_who_is_enrolled() {
 }
 
 #[test]
+fn a_pod_with_a_sidecar_is_never_enrolled() {
+    for (annotation, expected) in
+        [("x", Protocol::Hbone), ("sidecar.istio.io/status", Protocol::Tcp)]
+    {
+        let snapshot = snapshot(&format!(
+            "{{kind: Pod, apiVersion: v1, metadata: {{name: web, namespace: shop, labels: {{istio.io/dataplane-mode: ambient}}, \
+             annotations: {{{annotation}: injected}}}}, spec: {{}}, status: {{podIP: 10.0.0.1}}}}\n"
+        ));
+        let workload = snapshot.workload("Kubernetes//Pod/shop/web").unwrap();
+        assert_eq!(workload.protocol, expected, "{annotation}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_left_out_and_named() {
     let pod = |name: &str, spec: &str, ip: &str| {
         format!(

@@ -139,6 +139,10 @@ fn redirects() {
         assert_eq!(redirect.path, PathRewrite::Prefix { length: 4, to: "/new".into() });
         assert_eq!(redirect.authority.as_deref(), Some("b"));
     });
+    rule("redirect: {authority: b, derivePort: FROM_REQUEST_PORT}", |rule| {
+        let Action::Redirect(redirect) = &rule.action else { panic!() };
+        assert_eq!(redirect.port, RedirectPort::OfRequest);
+    });
 }
 
 /// B56, as far as it is compiled.

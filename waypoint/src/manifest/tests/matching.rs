@@ -1,5 +1,8 @@
 //! Pure: conditions of VirtualServices (checklist lines B28, B34 to B44).
-use super::world::{World, istio, service};
+use super::{
+    super::Settings,
+    world::{World, istio, service},
+};
 
 /// A world where a block of conditions leads to `hit`, and everything else to 404.
 fn world(block: &str) -> World {
@@ -203,4 +206,40 @@ fn nothing_is_said_of_texts_that_are_too_long() {
     let (long, short) = (format!("GET a.shop/ h={long}"), "GET a.shop/ h=y");
     check("{headers: {h: {regex: 'x*'}}}", &[(&long, false)]);
     check("{withoutHeaders: {h: {regex: 'x*'}}}", &[(&long, false), (short, true)]);
+}
+
+/// B36, as Istio's waypoints have it: what speaks of labels is left out, for requests and connections.
+#[test]
+fn blocks_with_labels_of_clients_may_be_left_out() {
+    let spec = "{hosts: [a], http: [{match: [{sourceLabels: {app: web}}], route: [{destination: {host: hit}}]}, {match: [{uri: {prefix: /x}}, {uri: {prefix: /}, sourceLabels: {app: web}}], directResponse: {status: 418}}], tcp: [{match: [{sourceLabels: {app: web}}], route: [{destination: {host: hit}}]}, {route: [{destination: {host: a}}]}]}";
+    let all = service("a", "shop", "http:80 tcp:90") + &service("hit", "shop", "http:80");
+    let all = all + &istio("VirtualService", "a", "shop", spec);
+    let counts = |source_labels: bool| {
+        let settings = Settings { source_labels, ..Settings::default() };
+        let world = World::with(settings, &all);
+        let host = "a.shop.svc.cluster.local";
+        let port = |number: u16| world.compiled.table.port(host, number).unwrap();
+        (port(80).http.len(), port(90).tcp.len(), world.ask("GET a.shop/x"))
+    };
+    assert_eq!(counts(true), (3, 2, "418".into()));
+    assert_eq!(counts(false), (1, 1, "418".into()));
+}
+
+/// What is behind a rule for all paths is never reached, and not kept.
+#[test]
+fn a_rule_for_all_paths_ends_the_list() {
+    for (block, rules) in [
+        ("{uri: {prefix: /}}", 1),
+        ("{uri: {prefix: /}, ignoreUriCase: true}", 1),
+        ("{uri: {exact: /}}", 2),
+        ("{uri: {prefix: /}, method: {exact: GET}}", 2),
+    ] {
+        let spec = format!(
+            "{{hosts: [a], http: [{{match: [{block}], route: [{{destination: {{host: hit}}}}]}}, {{directResponse: {{status: 418}}}}]}}"
+        );
+        let all = service("a", "shop", "http:80") + &service("hit", "shop", "http:80");
+        let world = World::of(&(all + &istio("VirtualService", "a", "shop", &spec)));
+        let routes = world.compiled.table.port("a.shop.svc.cluster.local", 80);
+        assert_eq!(routes.map(|routes| routes.http.len()), Some(rules), "{block}");
+    }
 }

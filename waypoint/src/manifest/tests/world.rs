@@ -203,6 +203,7 @@ impl Asked {
             headers: &self.headers,
             client,
             dialled: format!("10.96.0.1:{}", self.port).parse().unwrap(),
+            began: std::time::SystemTime::UNIX_EPOCH,
         }
     }
 
@@ -234,7 +235,7 @@ impl Asked {
             }
             Step::Forward(onward) => {
                 let mut request = self.headers.clone();
-                onward.request.apply(None, &mut request);
+                onward.request.apply(None::<http::StatusCode>, &mut request);
                 let mut response = HeaderMap::new();
                 onward.response.apply(Some(http::StatusCode::OK), &mut response);
                 let name = onward.backend.host.split('.').next().unwrap();

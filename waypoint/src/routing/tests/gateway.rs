@@ -251,7 +251,7 @@ fn mesh_http_route_scheme_redirect() {
 fn onward(routes: &PortRoutes, asked: &Asked) -> (String, HeaderMap) {
     let onward = asked.onward(routes, 0);
     let mut headers = asked.headers.clone();
-    onward.request.apply(None, &mut headers);
+    onward.request.apply(None::<http::StatusCode>, &mut headers);
     let target = onward.target.map_or_else(|| asked.target.clone(), |target| target.to_string());
     (target, headers)
 }

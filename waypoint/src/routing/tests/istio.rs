@@ -252,7 +252,7 @@ fn b57_rewrites_keep_the_query_and_the_original_path() {
     let onward = asked.onward(&routes, 0);
     assert_eq!(onward.target.unwrap(), "/new/x?y=/old");
     let mut headers = HeaderMap::new();
-    onward.request.apply(None, &mut headers);
+    onward.request.apply(None::<http::StatusCode>, &mut headers);
     assert_eq!(headers["x-envoy-original-path"], "/old/x?y=/old");
     let plain = super::routes(vec![rule(Match::default(), "v1")]);
     assert_eq!(asked.onward(&plain, 0).target, None);
@@ -305,7 +305,7 @@ fn b59_headers_of_rule_then_destination() {
     let asked = Asked::get("/").header("x-add", "client");
     let onward = asked.onward(&routes, 0);
     let mut request = asked.headers.clone();
-    onward.request.apply(None, &mut request);
+    onward.request.apply(None::<http::StatusCode>, &mut request);
     assert_eq!(request["x-set"], "destination");
     let added: Vec<_> = request.get_all("x-add").iter().collect();
     assert_eq!(added, ["client", "rule", "destination"]);

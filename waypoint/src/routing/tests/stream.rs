@@ -103,7 +103,7 @@ fn crossed(cors: Cors, asked: &Asked) -> String {
         }
         Step::Forward(onward) => {
             let mut headers = HeaderMap::new();
-            onward.response.apply(None, &mut headers);
+            onward.response.apply(None::<http::StatusCode>, &mut headers);
             ("on".to_owned(), headers)
         }
     };
@@ -162,7 +162,7 @@ fn timed(rule: u64, per_try: u64, asked: &Asked) -> (u128, u128, String) {
     })]);
     let onward = asked.onward(&routes, 0);
     let mut headers = asked.headers.clone();
-    onward.request.apply(None, &mut headers);
+    onward.request.apply(None::<http::StatusCode>, &mut headers);
     let mut told: Vec<_> = headers
         .iter()
         .filter(|(name, _)| name.as_str() != "content-type")
