@@ -11,7 +11,7 @@ use std::{
 use culvert_agent::manifest::{Folder, Settings, compile};
 use culvert_waypoint::{
     backend::{
-        Algorithm, Backend, CallPolicy, HashKey, HashTable, LoadBalancer, OutlierDetection,
+        Algorithm, Backend, CallPolicy, HashKey, HashTable, LoadBalancer, Names, OutlierDetection,
         endpoints,
     },
     balance::{Balancer, View, Wish},
@@ -77,7 +77,7 @@ pub fn view(algorithm: Algorithm, count: usize) -> View {
     });
     let (reference, labels, rules) = (backend(), Arc::default(), Arc::default());
     let backend = Backend { reference, labels, policy: policy.clone(), rules };
-    let endpoints = endpoints(&snapshot, &backend);
+    let endpoints = endpoints(&snapshot, &Names::default(), &backend);
     assert_eq!(endpoints.len(), count, "all pods are endpoints");
     View { endpoints, policy, ..View::default() }
 }
