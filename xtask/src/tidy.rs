@@ -74,6 +74,7 @@ const SPEAKERS: [&str; 7] = [
     "waypoint/src/body.rs",
     "waypoint/src/exchange.rs",
     "waypoint/src/exchange/asked.rs",
+    "waypoint/src/exchange/extended.rs",
     "waypoint/src/exchange/upgrade.rs",
     "waypoint/src/listener/serve.rs",
     "waypoint/src/upstream/",
