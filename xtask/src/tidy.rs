@@ -69,7 +69,7 @@ const WAYPOINT: Rooms = &[
 ];
 
 /// Where HTTP is spoken, and where the waypoint passes on what it heard.
-const SPEAKERS: [&str; 7] = [
+const SPEAKERS: [&str; 8] = [
     "agent/src/telemetry/admin.rs",
     "waypoint/src/body.rs",
     "waypoint/src/exchange.rs",
