@@ -69,11 +69,12 @@ const WAYPOINT: Rooms = &[
 ];
 
 /// Where HTTP is spoken, and where the waypoint passes on what it heard.
-const SPEAKERS: [&str; 7] = [
+const SPEAKERS: [&str; 8] = [
     "agent/src/telemetry/admin.rs",
     "waypoint/src/body.rs",
     "waypoint/src/exchange.rs",
     "waypoint/src/exchange/asked.rs",
+    "waypoint/src/exchange/extended.rs",
     "waypoint/src/exchange/upgrade.rs",
     "waypoint/src/listener/serve.rs",
     "waypoint/src/upstream/",

@@ -159,7 +159,7 @@ mod tests {
             waypoint("new", 2),
         );
         let mut folder = Folder::default();
-        folder.update([("m.yaml".into(), Ok(yaml.into()))].into());
+        folder.update([("m.yaml".into(), Ok(yaml))].into());
         let snapshot = compile(&folder, &Settings::default());
         let said = explain(&snapshot, &Choice::default(), ("shop/web", "10.96.0.1:80"));
         said.unwrap()["path"].as_str().unwrap().to_owned()

@@ -124,10 +124,8 @@ impl Maker<'_> {
             match said {
                 Said::Gateway => all.append(&mut mesh),
                 Said::Istio(_, listed, _) => {
-                    for listed in listed {
-                        let rules = rules::rules(listed, port, targets).into_iter();
-                        all.extend(rules.filter(|rule| self.counts(&rule.matches.client)));
-                    }
+                    let rules = listed.iter().flat_map(|one| rules::rules(one, port, targets));
+                    all.extend(rules.filter(|rule| self.counts(&rule.matches.client)));
                 }
             }
         }
