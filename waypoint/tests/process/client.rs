@@ -87,7 +87,10 @@ impl<'a> Client<'a> {
         let dial = || async move {
             let socket = TcpSocket::new_v4()?;
             socket.bind((source, 0).into())?;
-            socket.connect(waypoint).await
+            let stream = socket.connect(waypoint).await?;
+            // As agents do; otherwise each small request waits for an acknowledgement.
+            stream.set_nodelay(true)?;
+            Ok(stream)
         };
         let opened = self.lab.pool.open(&key, &self.credentials, head, dial).await;
         opened.map(|opened| opened.tunnel)

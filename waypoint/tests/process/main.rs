@@ -7,6 +7,7 @@ mod analyze;
 mod balancing;
 mod bounds;
 mod client;
+mod differential;
 mod ejection;
 mod explain;
 mod hostile;

@@ -41,22 +41,28 @@ pub(crate) enum Unanswered {
 }
 
 /// What it does next, and then always.
-#[derive(Debug, Default)]
-pub(crate) struct Script(Mutex<Acts>);
+#[derive(Debug)]
+pub(crate) struct Script<A = Act>(Mutex<Acts<A>>);
 
-#[derive(Debug, Default)]
-struct Acts {
-    next: VecDeque<Act>,
-    always: Option<Act>,
+#[derive(Debug)]
+struct Acts<A> {
+    next: VecDeque<A>,
+    always: Option<A>,
     hits: usize,
 }
 
-impl Script {
-    pub(crate) fn will(&self, acts: impl IntoIterator<Item = Act>) {
+impl<A> Default for Script<A> {
+    fn default() -> Self {
+        Self(Mutex::new(Acts { next: VecDeque::new(), always: None, hits: 0 }))
+    }
+}
+
+impl<A: Clone> Script<A> {
+    pub(crate) fn will(&self, acts: impl IntoIterator<Item = A>) {
         self.lock().next.extend(acts);
     }
 
-    pub(crate) fn always(&self, act: Option<Act>) {
+    pub(crate) fn always(&self, act: Option<A>) {
         self.lock().always = act;
     }
 
@@ -65,6 +71,19 @@ impl Script {
         self.lock().hits
     }
 
+    /// What it does with a request.
+    pub(crate) fn request(&self) -> Option<A> {
+        let mut acts = self.lock();
+        acts.hits += 1;
+        acts.next.pop_front().or_else(|| acts.always.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Acts<A>> {
+        self.0.lock().expect("a script")
+    }
+}
+
+impl Script {
     /// Whether the agent refuses a connection.
     pub(crate) fn refuses(&self) -> bool {
         let mut acts = self.lock();
@@ -73,17 +92,6 @@ impl Script {
             acts.next.pop_front();
         }
         front || matches!(acts.always, Some(Act::NoListener))
-    }
-
-    /// What it does with a request.
-    pub(crate) fn request(&self) -> Option<Act> {
-        let mut acts = self.lock();
-        acts.hits += 1;
-        acts.next.pop_front().or_else(|| acts.always.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Acts> {
-        self.0.lock().expect("a script")
     }
 }
 
