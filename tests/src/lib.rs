@@ -7,6 +7,7 @@
 )]
 
 pub mod agent;
+pub mod balancing;
 mod daemon;
 pub mod factory;
 pub mod fuzz;

@@ -9,7 +9,7 @@ use crate::{
 
 /// What cargo is told. Our own code is compiled as in a release, but for optimisation at link time;
 /// of other people's, which development optimises as much, nothing is compiled again.
-pub(crate) const COUNT: [&str; 17] = [
+pub(crate) const COUNT: [&str; 23] = [
     "run",
     "--quiet",
     "--locked",
@@ -23,6 +23,12 @@ pub(crate) const COUNT: [&str; 17] = [
     "profile.dev.package.culvert-agent.debug-assertions=false",
     "--config",
     "profile.dev.package.culvert-agent.overflow-checks=false",
+    "--config",
+    "profile.dev.package.culvert-waypoint.opt-level=3",
+    "--config",
+    "profile.dev.package.culvert-waypoint.debug-assertions=false",
+    "--config",
+    "profile.dev.package.culvert-waypoint.overflow-checks=false",
     "--config",
     "profile.dev.package.e2e.opt-level=3",
     "--config",

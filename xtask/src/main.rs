@@ -51,7 +51,8 @@ enum Command {
     /// Measure against plain TCP, and against ztunnel where ZTUNNEL names its binary; the waypoint
     /// against Envoy, which is installed below target/ unless ENVOY names a binary. Root.
     Bench {
-        /// What to measure, and its arguments. `l4` is the connection path, `l7` the waypoint.
+        /// What to measure, and its arguments. `l4` is the connection path, `l7` the waypoint,
+        /// `balance` its choice of endpoints.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -7,6 +7,7 @@
     reason = "only the product reads its clock in one place; a tool measures where it works"
 )]
 
+mod balance;
 mod compile;
 mod cost;
 mod l7;
@@ -77,6 +78,9 @@ enum What {
     /// beside Envoy with the same rules; then what a mesh of 10,000 services costs it. About six
     /// minutes. ENVOY names the peer's binary; `cargo xtask` installs one where it does not.
     L7(l7::Arguments),
+    /// What it costs a request that the waypoint chooses one of 10, 100 or 1,000 endpoints for it and
+    /// judges that by what came of it, with each balancer. Half a minute.
+    Balance(balance::Arguments),
     #[command(hide = true)]
     Sink(sink::Arguments),
     #[command(hide = true)]
@@ -91,6 +95,9 @@ fn main() -> Result<()> {
         What::Capture => Ok(writeln!(std::io::stdout(), "{}", sink::steady()?)?),
         What::Scale { pods } => Ok(writeln!(std::io::stdout(), "{}", scale::scale(pods)?)?),
         What::L7(arguments) => l7::run(&arguments),
+        What::Balance(arguments) => {
+            Ok(writeln!(std::io::stdout(), "{}", balance::run(arguments)?)?)
+        }
         What::Sink(arguments) => sink::run(&arguments),
         What::L7Load(arguments) => l7::load::run(&arguments),
         What::L7Server(arguments) => l7::server::run(&arguments),

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::BytesMut;
 use culvert_agent::{
+    clock,
     discovery::{Snapshot, Workload},
     flow::Direction,
     hbone::{
@@ -20,6 +21,7 @@ use culvert_agent::{
     settings::Format,
     telemetry::{Protocol, Reason, Record, Telemetry, logging::Logging, record::Party},
 };
+use e2e::balancing::{BALANCERS, Requests};
 use rustls::{
     ConnectionTrafficSecrets,
     crypto::cipher::{AeadKey, Iv},
@@ -54,6 +56,21 @@ pub(crate) const HOT: &[Hot] = &[
     Hot { name: "manifest: compile one changed pod among 1,000", run: compile_changed },
     Hot { name: "telemetry: a connection's record as text", run: || record(Format::Text) },
     Hot { name: "telemetry: a connection's record as JSON", run: || record(Format::Json) },
+    Hot { name: "balance: pick and report, round robin of 10", run: || balanced(0, 10) },
+    Hot { name: "balance: pick and report, round robin of 100", run: || balanced(0, 100) },
+    Hot { name: "balance: pick and report, round robin of 1,000", run: || balanced(0, 1_000) },
+    Hot { name: "balance: pick and report, least request of 10", run: || balanced(1, 10) },
+    Hot { name: "balance: pick and report, least request of 100", run: || balanced(1, 100) },
+    Hot { name: "balance: pick and report, least request of 1,000", run: || balanced(1, 1_000) },
+    Hot { name: "balance: pick and report, random of 10", run: || balanced(2, 10) },
+    Hot { name: "balance: pick and report, random of 100", run: || balanced(2, 100) },
+    Hot { name: "balance: pick and report, random of 1,000", run: || balanced(2, 1_000) },
+    Hot { name: "balance: pick and report, ring of 10", run: || balanced(3, 10) },
+    Hot { name: "balance: pick and report, ring of 100", run: || balanced(3, 100) },
+    Hot { name: "balance: pick and report, ring of 1,000", run: || balanced(3, 1_000) },
+    Hot { name: "balance: pick and report, maglev of 10", run: || balanced(4, 10) },
+    Hot { name: "balance: pick and report, maglev of 100", run: || balanced(4, 100) },
+    Hot { name: "balance: pick and report, maglev of 1,000", run: || balanced(4, 1_000) },
 ];
 
 /// The only place where instructions count; known to the counter by its name.
@@ -271,6 +288,14 @@ fn compile_changed() {
         |changes| snapshot = compiler.apply(&mesh.borrow().folder, changes),
     );
     assert_eq!(snapshot.problems(), []);
+}
+
+fn balanced(balancer: usize, endpoints: usize) {
+    let (_, algorithm) = &BALANCERS[balancer];
+    // Any moment: only the time between two counts.
+    let mut requests = Requests::new(algorithm, endpoints, clock::now());
+    repeat(|_| (), |()| requests.request());
+    assert_eq!(requests.ejected(), 0);
 }
 
 fn record(form: Format) {
