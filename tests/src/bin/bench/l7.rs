@@ -1,6 +1,7 @@
 //! Shell: the same requests through Culvert's waypoint and through Envoy, taking turns.
 //! Never: a figure of a plane that answers wrongly: the first wrong answer ends the bench.
 mod envoy;
+mod guards;
 mod http1;
 mod latency;
 pub(crate) mod load;
@@ -51,7 +52,7 @@ pub(crate) struct Arguments {
     /// Turns that each plane gets; the median counts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only work whose name contains this, for example "HTTP/2, 50".
+    /// Only work whose name contains this, for example "HTTP/2, 50", or "1 rule" for what policies cost.
     #[arg(long, default_value = "")]
     only: String,
     /// Requests a second where the rate is fixed; latencies count from when a request was due.
@@ -78,7 +79,8 @@ struct Turn<'a> {
 impl Turn<'_> {
     fn name(&self) -> String {
         let rules = self.service.rules;
-        format!("{}, {rules} rule{}", self.http.name(), if rules == 1 { "" } else { "s" })
+        let guarded = if self.service.guarded { guards::GUARDED } else { "" };
+        format!("{}, {rules} rule{}{guarded}", self.http.name(), if rules == 1 { "" } else { "s" })
     }
 }
 
@@ -94,6 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if turns(0.0, 0.0).any(|turn| turn.name().contains(only)) {
         samples = requests(arguments)?;
         writeln!(std::io::stdout(), "{}", table::table(&samples, *rate))?;
+        writeln!(std::io::stdout(), "{}", guards::table(&samples, *rate))?;
     }
     if compile::NAME.contains(only) {
         writeln!(std::io::stdout(), "{}", compile::compile()?)?;

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 
-use super::rules::{Http, SERVICES, Service, cluster};
+use super::rules::{Http, SERVICES, Service};
 
 /// Istio's default text format (`pilot/pkg/model/telemetry_logging.go`).
 const FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
@@ -40,9 +40,7 @@ impl Setting<'_> {
                 clusters.push(json!({ "name": name, "type": "STATIC",
                     "load_assignment": assignment(&name, &[internal(&name)]),
                     "transport_socket": passed_on() }));
-            }
-            for subset in [None, Some("v1"), Some("v2")] {
-                clusters.push(self.product(subset, http));
+                clusters.push(self.product(service, http));
             }
             for (version, _) in self.pods {
                 listeners.push(originate(version, http, &self.target(version, http)));
@@ -115,18 +113,22 @@ impl Setting<'_> {
                 "filter_chains": [{ "filters": [connection_manager(manager)] }] })
     }
 
-    /// The pods of a subset, or of both, through their tunnels.
-    fn product(&self, subset: Option<&str>, http: Http) -> Value {
-        let name = cluster(subset, http);
-        let chosen = self.pods.iter().filter(|(version, _)| subset.is_none_or(|s| s == *version));
+    /// The pods behind a service's rules, through their tunnels.
+    fn product(&self, service: &Service, http: Http) -> Value {
+        let name = service.cluster(http);
+        let is_chosen = |version: &str| service.subset.is_none_or(|subset| subset == version);
+        let chosen = self.pods.iter().filter(|(version, _)| is_chosen(version));
         let pods: Vec<Value> = chosen.map(|(v, _)| internal(&origin(v, http))).collect();
         let protocol = match http {
             Http::One => "http_protocol_options",
             Http::Two => "http2_protocol_options",
         };
-        json!({ "name": name, "type": "STATIC", "circuit_breakers": unbounded(),
-                "typed_extension_protocol_options": spoken(json!({ protocol: {} })),
-                "load_assignment": assignment(&name, &pods), "transport_socket": passed_on() })
+        let mut cluster = json!({
+            "name": name, "type": "STATIC", "transport_socket": passed_on(),
+            "typed_extension_protocol_options": spoken(json!({ protocol: {} })),
+            "load_assignment": assignment(&name, &pods) });
+        service.guard(&mut cluster);
+        cluster
     }
 
     /// The tunnel to a pod; nobody else may be there.

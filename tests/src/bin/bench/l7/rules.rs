@@ -15,13 +15,23 @@ pub(super) struct Service {
     pub(super) vip: [u8; 4],
     /// The subset that the rules send the requests to; `None` for both in turn.
     pub(super) subset: Option<&'static str>,
+    /// Whether it has retries, timeouts, limits and outlier detection.
+    pub(super) guarded: bool,
 }
 
-pub(super) const SERVICES: [Service; 3] = [
-    Service { rules: 0, name: "free", vip: [10, 96, 1, 10], subset: None },
-    Service { rules: 1, name: "one", vip: [10, 96, 1, 11], subset: Some("v1") },
-    Service { rules: 50, name: "fifty", vip: [10, 96, 1, 12], subset: Some("v2") },
+pub(super) const SERVICES: [Service; 4] = [
+    Service { rules: 0, name: "free", vip: [10, 96, 1, 10], subset: None, guarded: false },
+    Service { rules: 1, name: "one", vip: [10, 96, 1, 11], subset: Some("v1"), guarded: false },
+    // After its like, which it stands beside.
+    Service { rules: 1, name: "guarded", vip: [10, 96, 1, 13], subset: Some("v1"), guarded: true },
+    Service { rules: 50, name: "fifty", vip: [10, 96, 1, 12], subset: Some("v2"), guarded: false },
 ];
+
+/// Policies of a guarded service, none of which the load meets: what they cost is what is measured.
+const TRAFFIC: &str = "trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}, \
+    connectionPool: {tcp: {maxConnections: 1000, connectTimeout: 1s}, http: {http1MaxPendingRequests: 1000, http2MaxRequests: 1000, maxRetries: 100}}, \
+    outlierDetection: {consecutive5xxErrors: 5, consecutiveGatewayErrors: 5, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50, minHealthPercent: 30}}, ";
+const TRIES: &str = "    timeout: 10s\n    retries: {attempts: 3, perTryTimeout: 2s, retryOn: '5xx,connect-failure,refused-stream,retriable-4xx'}\n";
 
 /// What is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -93,10 +103,11 @@ impl Service {
              {{name: http2, port: 81, targetPort: 8081}}]}}\n"
         );
         let Some(subset) = self.subset else { return text };
+        let (policy, tries) = if self.guarded { (TRAFFIC, TRIES) } else { ("", "") };
         let _ = write!(
             text,
             "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{host: {name}, subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]}}\n\
+             spec: {{host: {name}, {policy}subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]}}\n\
              ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: shop}}\n\
              spec:\n  hosts: [{name}]\n  http:\n"
         );
@@ -105,19 +116,37 @@ impl Service {
                 Match::Prefix(prefix) => format!("uri: {{prefix: {prefix}}}"),
                 Match::Header(name) => format!("headers: {{{name}: {{exact: \"yes\"}}}}"),
             };
-            let _ = writeln!(
+            let _ = write!(
                 text,
-                "  - match: [{{{asked}}}]\n    route: [{{destination: {{host: {name}, subset: {subset}}}}}]"
+                "  - match: [{{{asked}}}]\n    route: [{{destination: {{host: {name}, subset: {subset}}}}}]\n{tries}"
             );
         }
         text
     }
 
-    /// The same as routes of Envoy, to clusters that are named as [`cluster`] says.
+    /// The same as routes of Envoy, with the tries that Istio has for those that say nothing.
     pub(super) fn routes(&self, http: Http) -> Value {
+        let (timeout, tries, on) = match self.guarded {
+            true => ("10s", 3, "5xx,connect-failure,refused-stream,retriable-4xx"),
+            false => (
+                "0s",
+                2,
+                "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
+            ),
+        };
+        let kind = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+        let mut retries = json!({
+            "num_retries": tries, "retry_on": on, "host_selection_retry_max_attempts": "5",
+            "retry_host_predicate": [{ "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": { "@type": format!("type.googleapis.com/{kind}") } }],
+        });
+        if self.guarded {
+            retries["per_try_timeout"] = "2s".into();
+        }
         let to = |what: Value| {
             json!({ "match": what,
-                    "route": { "cluster": cluster(self.subset, http), "timeout": "0s" } })
+                    "route": { "cluster": self.cluster(http), "timeout": timeout,
+                               "retry_policy": retries } })
         };
         let rules = self.matches().into_iter().map(|what| match what {
             Match::Prefix(prefix) => to(json!({ "prefix": prefix })),
@@ -130,11 +159,31 @@ impl Service {
         }
         rules.into()
     }
-}
 
-/// The cluster of a subset, or of both.
-pub(super) fn cluster(subset: Option<&str>, http: Http) -> String {
-    format!("product-{}-{}", subset.unwrap_or("all"), http.number())
+    /// The name of Envoy's cluster for its destination.
+    pub(super) fn cluster(&self, http: Http) -> String {
+        format!("product-{}-{}", self.name, http.number())
+    }
+
+    /// What that cluster has of policies: those of the DestinationRule, or what istiod writes without.
+    pub(super) fn guard(&self, cluster: &mut Value) {
+        let [connections, pending, requests, retries] =
+            if self.guarded { [1000, 1000, 1000, 100] } else { [u32::MAX; 4] };
+        cluster["circuit_breakers"] = json!({ "thresholds": [{
+            "max_connections": connections, "max_pending_requests": pending,
+            "max_requests": requests, "max_retries": retries }] });
+        cluster["lb_policy"] = "LEAST_REQUEST".into();
+        if !self.guarded {
+            return;
+        }
+        cluster["connect_timeout"] = "1s".into();
+        cluster["outlier_detection"] = json!({
+            "consecutive_5xx": 5, "enforcing_consecutive_5xx": 100,
+            "consecutive_gateway_failure": 5, "enforcing_consecutive_gateway_failure": 100,
+            "enforcing_success_rate": 0, "interval": "10s", "base_ejection_time": "30s",
+            "max_ejection_percent": 50 });
+        cluster["common_lb_config"] = json!({ "healthy_panic_threshold": { "value": 30 } });
+    }
 }
 
 #[cfg(test)]

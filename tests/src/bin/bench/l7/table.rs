@@ -32,8 +32,8 @@ pub(super) struct Sample {
 }
 
 /// The two planes, the measure last.
-const PEER: &str = "Envoy";
-const OWN: &str = "Culvert";
+pub(super) const PEER: &str = "Envoy";
+pub(super) const OWN: &str = "Culvert";
 /// CPU by request, as a multiple of the peer's: not more.
 const GOAL: f64 = 1.0;
 
@@ -41,7 +41,7 @@ impl Row {
     const ALL: [Self; 6] =
         [Self::Rate, Self::BusyCpu, Self::P50, Self::P99, Self::PacedCpu, Self::Memory];
 
-    fn name(self, rate: f64) -> String {
+    pub(super) fn name(self, rate: f64) -> String {
         match self {
             Self::Rate => "requests per second".into(),
             Self::BusyCpu => "CPU per 100,000 requests, s".into(),
