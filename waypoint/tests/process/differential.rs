@@ -93,21 +93,28 @@ impl Told {
     }
 }
 
+impl Setting {
+    /// The endpoints of a service, from this address on.
+    async fn start(&self, lab: &Lab, (number, first): (usize, u8), listen: bool) -> Vec<Upstream> {
+        let mut upstreams = Vec::new();
+        for place in 0..self.upstreams {
+            let at = SocketAddr::new(lab.address(first + place), port(9000, number));
+            let listens = listen && !(self.absent && place == 0);
+            upstreams.push(Upstream::start(at, self.http, listens).await);
+        }
+        upstreams
+    }
+}
+
 impl Pair {
     async fn new(settings: &[Setting]) -> Self {
         let lab = Lab::new("").await;
         let mut services = Vec::new();
         for (number, setting) in settings.iter().enumerate() {
-            let mut upstreams = [Vec::new(), Vec::new()];
-            for (side, list) in upstreams.iter_mut().enumerate() {
-                for place in 0..setting.upstreams {
-                    let first = if setting.shared || side == 0 { 20 } else { 60 };
-                    let at = SocketAddr::new(lab.address(first + place), port(9000, number));
-                    let absent = setting.absent && place == 0 || setting.shared && side == 1;
-                    list.push(Upstream::start(at, setting.http, !absent).await);
-                }
-            }
-            services.push(Service { http: setting.http, upstreams });
+            let (theirs, ours) = (20, if setting.shared { 20 } else { 60 });
+            let theirs = setting.start(&lab, (number, theirs), true).await;
+            let ours = setting.start(&lab, (number, ours), !setting.shared).await;
+            services.push(Service { http: setting.http, upstreams: [theirs, ours] });
         }
         let at = |side: usize| {
             let addresses =

@@ -12,14 +12,19 @@ fn setting(balancer: Balancer, upstreams: u8, shared: bool) -> Setting {
     Setting { upstreams, shared, policies, ..Setting::default() }
 }
 
+/// So many requests, one after the other, all answered.
+async fn requests(side: &Side<'_>, count: usize) {
+    for _ in 0..count {
+        assert_eq!(side.status().await, 200);
+    }
+}
+
 #[tokio::test]
 async fn requests_are_spread_alike() {
     let settings = [setting(Balancer::RoundRobin, 4, false), setting(Balancer::Random, 4, false)];
     let pair = Pair::new(&settings).await;
     let story = async |side: &Side<'_>| {
-        for _ in 0..400 {
-            assert_eq!(side.status().await, 200);
-        }
+        requests(side, 400).await;
         side.hits()
     };
     assert_eq!(pair.same(0, story).await, [100; 4]);
@@ -34,12 +39,7 @@ async fn one_that_is_slow_gets_as_little_from_both() {
     let pair = Pair::new(&[setting(Balancer::LeastRequest, 3, false)]).await;
     let hits = pair.both(0, async |side| {
         side.upstreams[0].script.always(Some(Late(40, 200)));
-        let client = async || {
-            for _ in 0..40 {
-                assert_eq!(side.status().await, 200);
-            }
-        };
-        join_all((0..8).map(|_| client())).await;
+        join_all((0..8).map(|_| requests(side, 40))).await;
         side.hits()
     });
     let [theirs, ours] = hits.await;
@@ -66,12 +66,12 @@ async fn places(side: &Side<'_>, hits: impl Fn() -> Vec<usize>) -> Vec<usize> {
 async fn a_key_leads_to_the_same_endpoint() {
     let settings = [setting(Balancer::Ring, 5, true), setting(Balancer::Maglev, 5, true)];
     let pair = Pair::new(&settings).await;
-    for number in 0..2 {
+    for (number, setting) in settings.iter().enumerate() {
         let [envoy, culvert] = pair.sides(number);
         // Both have the endpoints of the first.
         let theirs = places(&envoy, || envoy.hits()).await;
         let ours = places(&culvert, || envoy.hits()).await;
-        assert_eq!(ours, theirs, "{:?}", settings[number].policies.balancer);
+        assert_eq!(ours, theirs, "{:?}", setting.policies.balancer);
         let used = (0..5).filter(|place| ours.contains(place)).count();
         assert!(used >= 4, "{ours:?}");
     }
