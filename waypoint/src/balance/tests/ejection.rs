@@ -240,6 +240,7 @@ fn what_is_not_the_endpoints_does_not_count() {
     for outcome in [
         Outcome::unsent(Failure::Overflow),
         Outcome::unsent(Failure::Request),
+        Outcome::unsent(Failure::Denied),
         Outcome::Late(Late::Client),
         status(401),
         status(403),
