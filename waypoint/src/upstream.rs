@@ -140,6 +140,7 @@ impl Upstream {
                 return Err(Outcome::unsent(Failure::Overflow));
             };
             ticket.begin();
+            ticket.connected();
             match connection.send(&lane, request).await {
                 Ok(response) => return Ok(response.map(|body| body.holding(place))),
                 Err(Unsent { request: Some(back), .. }) if reused => request = *back,
