@@ -34,6 +34,7 @@ use tokio::{
 use crate::{
     attachment::{self, Gateway},
     balance::Balance,
+    body::Shelf,
     config::{AccessFormat, Config},
     entrance::Entrance,
     exchange::{Exchange, Mirrors},
@@ -88,6 +89,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
         paths: config.path_normalization.into(),
         body_idle: config.limits.request_body_idle,
         mirrors: Mirrors::default(),
+        shelf: Shelf::default(),
         drain: connections.clone(),
         background: background.clone(),
         balance: balance.clone(),

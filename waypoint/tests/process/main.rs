@@ -5,8 +5,10 @@
 
 mod analyze;
 mod balancing;
+mod blame;
 mod bounds;
 mod client;
+mod crowds;
 mod ejection;
 mod explain;
 mod hostile;
@@ -16,6 +18,7 @@ mod mirrors;
 mod mission;
 mod opaque;
 mod outside;
+mod patience;
 mod pod;
 mod policy;
 mod retries;
