@@ -30,7 +30,7 @@ pub use self::{mirror::Mirrors, respond::ResponseBody};
 use crate::{
     backend::{self, Backend},
     balance::{Balance, Traffic, Wish},
-    body::{Meter, RequestBody},
+    body::{Meter, RequestBody, Shelf},
     grpc,
     listener::{Version, deadline::Expiry},
     mesh::Mesh,
@@ -60,6 +60,8 @@ pub struct Exchange {
     pub body_idle: Duration,
     /// Room for mirrors' copies.
     pub mirrors: Mirrors,
+    /// Room for bodies that may be sent again.
+    pub shelf: Shelf,
     /// Who owns what outlives a request: upgraded connections.
     pub drain: Drain,
     /// Who owns what nobody waits for.
@@ -127,7 +129,9 @@ impl Exchange {
         let client = websocket.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         record.set_request_id(&head.headers);
         record.set_path(&place.path, place.query.as_deref());
-        let body = RequestBody::new(body, record.received.clone(), headers::for_endpoint);
+        let is_stream = head.version == http::Version::HTTP_2;
+        let body =
+            RequestBody::new(body, is_stream, record.received.clone(), headers::for_endpoint);
         let asked = Asked { head, body, place, client, version };
         let done = Box::pin(self.decide(&port, asked, &mut record)).await;
         match done {
@@ -192,7 +196,7 @@ impl Exchange {
         let received = &record.received;
         let time = Time {
             all: onward.timeouts.request.map(|timeout| expiry(received.clone(), timeout)),
-            per_try: onward.timeouts.per_try,
+            each: onward.timeouts,
         };
         let request = asked.into_request(version, client.is_some())?;
         let (sent, cookie) = (clock::now(), call.cookie.take());
@@ -282,12 +286,9 @@ async fn over(expiry: &mut Option<Expiry>) {
     }
 }
 
-/// Over when the time is that a request has from its end.
+/// Over when the time is that a request has.
 fn expiry(meter: Arc<Meter>, timeout: Duration) -> Expiry {
-    Box::pin(async move {
-        meter.ended().await;
-        tokio::time::sleep(timeout).await;
-    })
+    Box::pin(async move { meter.late(timeout).await })
 }
 
 /// What the endpoint is spoken to in.

@@ -199,8 +199,11 @@ impl Mesh {
         let policy = &backend.policy;
         let reference = match reach {
             Reach::At(to) => {
-                let ticket = balance.group(&to.backend, traffic).fixed(policy);
-                return Ok(Picked { to: to.clone(), ticket });
+                let group = match self.snapshot.service_named(&to.backend.host) {
+                    Some(_) => balance.group(&to.backend, traffic),
+                    None => balance.passing(&to.backend, traffic),
+                };
+                return Ok(Picked { to: to.clone(), ticket: group.fixed(policy) });
             }
             Reach::Among(reference) => reference,
         };

@@ -42,10 +42,12 @@ pub enum Flag {
     RetryLimitExceeded,
     /// The client's own request did not go on.
     StreamIdleTimeout,
+    /// The connection became as old as it may.
+    DurationTimeout,
 }
 
 impl Flag {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::NoHealthyUpstream,
         Self::UpstreamConnectionFailure,
         Self::UpstreamConnectionTermination,
@@ -61,6 +63,7 @@ impl Flag {
         Self::FaultInjected,
         Self::RetryLimitExceeded,
         Self::StreamIdleTimeout,
+        Self::DurationTimeout,
     ];
 
     /// The flag with this abbreviation.
@@ -86,6 +89,7 @@ impl Flag {
             Self::FaultInjected => "FI",
             Self::RetryLimitExceeded => "URX",
             Self::StreamIdleTimeout => "SI",
+            Self::DurationTimeout => "DT",
         }
     }
 }
@@ -188,9 +192,10 @@ impl Failure {
     /// The words of Envoy's `%RESPONSE_CODE_DETAILS%`.
     fn reason(&self) -> &'static str {
         match self {
-            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Unmet(_) | Self::Denied => {
+            Self::Absent(_) | Self::Tls(_) | Self::Connect(_) | Self::Unmet(_) => {
                 "connection_failure"
             }
+            Self::Denied => "connection_denied",
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated => "connection_termination",
             Self::Reset => "remote_reset",
@@ -236,6 +241,8 @@ pub struct LocalReply {
 }
 
 const UPGRADE_FAILED: &str = "upgrade_failed";
+/// With which words answers begin when there was no other.
+const BEFORE_HEAD: &str = "upstream connect error or disconnect/reset before headers. ";
 
 impl LocalReply {
     /// An answer with these words.
@@ -359,13 +366,16 @@ impl LocalReply {
             flag: Some(failure.flag()),
             details: format!("upstream_reset_before_response_started{{{}}}", failure.reason())
                 .into(),
-            body: format!(
-                "upstream connect error or disconnect/reset before headers. reset reason: {text}"
-            )
-            .into(),
+            body: format!("{BEFORE_HEAD}reset reason: {text}").into(),
             grpc: None,
             transport_failure: transport_failure.then(|| failure.to_string()),
         }
+    }
+
+    /// The same after other tries.
+    pub fn retried(self) -> Self {
+        let Some(reason) = self.body.strip_prefix(BEFORE_HEAD) else { return self };
+        Self { body: format!("{BEFORE_HEAD}retried and the latest {reason}").into(), ..self }
     }
 
     /// What an attempt without a response comes to when it is the last one.
@@ -424,6 +434,9 @@ mod tests {
             let expected = format!("upstream_reset_before_response_started{{{details}}}");
             assert_eq!(reply.details, expected);
             assert_eq!(reply.body, format!("{before}{reason}"));
+            let again = format!("retried and the latest reset reason: {reason}");
+            assert!(reply.retried().body.ends_with(&again));
+            assert_eq!(LocalReply::timeout().retried(), LocalReply::timeout());
         }
     }
 }

@@ -94,6 +94,11 @@ impl Plan {
         self.left > 0 && (!self.on.is_empty() || self.no_listener)
     }
 
+    /// Whether there was another try already.
+    pub fn has_repeated(&self) -> bool {
+        self.done > 0
+    }
+
     /// The headers of responses by which the client asks for another try.
     pub fn names(&self) -> &[HeaderName] {
         &self.names

@@ -147,7 +147,7 @@ impl Upstream {
             request = tls::https(request);
         }
         loop {
-            let (connection, reused) = match lane.take(pool).await {
+            let (connection, reused) = match lane.at_once(pool).await {
                 Some(connection) => (connection, true),
                 // Boxed: dials are few.
                 None => {
@@ -244,15 +244,17 @@ impl Upstream {
         ticket: &Ticket,
     ) -> Result<(Connection, bool), Failure> {
         let pool = &ticket.policy().connection_pool;
-        let open = match lane.room(ticket.limits(), pool).await {
+        let open = match lane.room(ticket.limits(), pool).await? {
             Room::On(connection) => return Ok((connection, true)),
             Room::For(open) => open,
         };
         ticket.begin();
-        let connected = async {
-            let opened = self.dial(to, ticket.policy(), Some(version)).await?;
-            lane.connect(opened, version, open, &self.drain).await
-        };
+        let opened =
+            timeout(pool.connect_timeout, self.dial(to, ticket.policy(), Some(version))).await;
+        // Before the place is free: whoever waits hears of it first, and does not dial in turn.
+        let failed = |failure: &Failure| lane.doors.failed(failure);
+        let opened = opened.unwrap_or(Err(Failure::ConnectTimeout)).inspect_err(failed)?;
+        let connected = lane.connect(opened, version, open, &self.drain);
         let connected = timeout(pool.connect_timeout, connected).await;
         connected.map_err(|_| Failure::ConnectTimeout)?.map(|connection| (connection, false))
     }
@@ -311,7 +313,7 @@ impl Upstream {
     fn sweep(&self) {
         let now = clock::now();
         self.tls.sweep(now);
-        lock(&self.lanes).retain(|_, lane| lane.sweep(now) || Arc::strong_count(lane) > 1);
+        lock(&self.lanes).retain(|_, lane| lane.is_used(now) || Arc::strong_count(lane) > 1);
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use culvert_agent::clock;
+use tokio::sync::SetOnce;
 
 use super::{
     balancer::{Balancer, Pick, View, Wish},
@@ -42,11 +43,25 @@ impl Traffic {
     }
 }
 
+/// Backends that are known while something is under way there, of which at least so many may be over.
+const LEAST_PASSING: usize = 64;
+
 type Name = (Arc<BackendRef>, Traffic);
 
 /// All backends that something went to. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Balance(Arc<Mutex<HashMap<Name, Arc<Group>>>>);
+pub struct Balance {
+    all: Arc<Mutex<HashMap<Name, Arc<Group>>>>,
+    passing: Arc<Mutex<Passing>>,
+}
+
+/// Those that are known only while something is under way there.
+#[derive(Debug, Default)]
+struct Passing {
+    groups: HashMap<Name, Weak<Group>>,
+    /// How many there may be until those are forgotten that are over.
+    most: usize,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -93,14 +108,51 @@ pub struct Ticket {
     begun: AtomicBool,
     /// When the request left, if that is to be known.
     sent: OnceLock<Instant>,
-    connected: AtomicBool,
+    connected: SetOnce<Instant>,
 }
 
 impl Balance {
     /// What is known of a backend.
     pub fn group(&self, backend: &Arc<BackendRef>, traffic: Traffic) -> Arc<Group> {
         let name = (backend.clone(), traffic);
-        let group = || Group {
+        let group = || Arc::new(Group::new(backend, traffic));
+        lock(&self.all).entry(name).or_insert_with(group).clone()
+    }
+
+    /// The same of one that is no service, but whatever port of a workload somebody dials: it is
+    /// forgotten, and shown nowhere, when nothing is under way there.
+    pub fn passing(&self, backend: &Arc<BackendRef>, traffic: Traffic) -> Arc<Group> {
+        let name = (backend.clone(), traffic);
+        let mut passing = lock(&self.passing);
+        if let Some(group) = passing.groups.get(&name).and_then(Weak::upgrade) {
+            return group;
+        }
+        if passing.groups.len() >= passing.most {
+            passing.groups.retain(|_, group| group.strong_count() > 0);
+            passing.most = 2 * passing.groups.len() + LEAST_PASSING;
+        }
+        let group = Arc::new(Group::new(backend, traffic));
+        passing.groups.insert(name, Arc::downgrade(&group));
+        group
+    }
+
+    /// All, in the order of their names.
+    pub fn groups(&self) -> Vec<Arc<Group>> {
+        let mut all: Vec<_> = lock(&self.all).values().cloned().collect();
+        all.sort_by(|a, b| (&a.backend, a.traffic).cmp(&(&b.backend, b.traffic)));
+        all
+    }
+
+    /// Forgets those that are no more, once nothing is under way there.
+    pub fn retain(&self, is_there: impl Fn(&BackendRef) -> bool) {
+        lock(&self.all)
+            .retain(|(backend, _), group| is_there(backend) || Arc::strong_count(group) > 1);
+    }
+}
+
+impl Group {
+    fn new(backend: &Arc<BackendRef>, traffic: Traffic) -> Self {
+        Self {
             backend: backend.clone(),
             traffic,
             limits: Arc::default(),
@@ -108,25 +160,9 @@ impl Balance {
             balancer: Mutex::default(),
             gradient: Mutex::default(),
             recent: Mutex::default(),
-        };
-        lock(&self.0).entry(name).or_insert_with(|| Arc::new(group())).clone()
+        }
     }
 
-    /// All, in the order of their names.
-    pub fn groups(&self) -> Vec<Arc<Group>> {
-        let mut all: Vec<_> = lock(&self.0).values().cloned().collect();
-        all.sort_by(|a, b| (&a.backend, a.traffic).cmp(&(&b.backend, b.traffic)));
-        all
-    }
-
-    /// Forgets those that are no more, once nothing is under way there.
-    pub fn retain(&self, is_there: impl Fn(&BackendRef) -> bool) {
-        lock(&self.0)
-            .retain(|(backend, _), group| is_there(backend) || Arc::strong_count(group) > 1);
-    }
-}
-
-impl Group {
     /// Learns who is there in a mesh, unless a later one is known.
     pub fn follow(&self, generation: u64, view: impl FnOnce() -> View) {
         let mut followed = lock(&self.balancer);
@@ -150,7 +186,7 @@ impl Group {
             pick: None,
             begun: AtomicBool::new(false),
             sent: OnceLock::new(),
-            connected: AtomicBool::new(false),
+            connected: SetOnce::new(),
         }
     }
 
@@ -261,7 +297,13 @@ impl Ticket {
 
     /// There is a connection for it.
     pub fn connected(&self) {
-        self.connected.store(true, Ordering::Relaxed);
+        // Another one, after the first was dead, changes nothing.
+        let _first = self.connected.set(clock::now());
+    }
+
+    /// Waits until there is; since when.
+    pub async fn wait_connected(&self) -> Instant {
+        *self.connected.wait().await
     }
 
     /// What the attempt came to. Time that passed before it began is not the endpoint's.
@@ -275,7 +317,7 @@ impl Ticket {
         let told_apart = |detection: &OutlierDetection| detection.split_local;
         let told_apart = self.policy.outlier_detection.as_ref().is_some_and(told_apart);
         // It ends a run of failures to connect, whatever becomes of the request.
-        if told_apart && self.connected.load(Ordering::Relaxed) {
+        if told_apart && self.connected.initialized() {
             followed.balancer.report(pick.id, &Outcome::Opened, now);
         }
         followed.balancer.report(pick.id, outcome, now);
@@ -291,4 +333,23 @@ impl Retries {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_nothing_goes_to_any_more_are_forgotten() {
+        let balance = Balance::default();
+        let port = |port| Arc::new(BackendRef { host: "c//Pod/shop/a".into(), port, subset: None });
+        let held = balance.passing(&port(1), Traffic::Http);
+        for number in 2..2_000 {
+            drop(balance.passing(&port(number), Traffic::Http).fixed(&Arc::default()));
+        }
+        assert!(balance.groups().is_empty());
+        assert!(lock(&balance.passing).groups.len() <= LEAST_PASSING + 2);
+        let again = balance.passing(&port(1), Traffic::Http);
+        assert!(Arc::ptr_eq(&held, &again), "one for all that is under way");
+    }
 }

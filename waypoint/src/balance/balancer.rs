@@ -17,7 +17,7 @@ use super::{
     xxhash::xxhash64,
 };
 use crate::{
-    backend::{CallPolicy, Endpoint, OutlierDetection, Warmup},
+    backend::{Algorithm, CallPolicy, Endpoint, OutlierDetection, Warmup},
     outcome::Outcome,
 };
 
@@ -27,11 +27,14 @@ const MOST_PICKS: usize = 5;
 /// After so many tries, those to come go to other levels (Istio's `previous_priorities`).
 const TRIES_OF_A_LEVEL: usize = 2;
 
+/// What a group of endpoints of which enough are well has of its share: fine enough for one of many.
+const WHOLE: usize = 1_000_000;
+
 /// The shortest time.
 const NOTHING: Duration = Duration::from_nanos(1);
 
 /// Who is behind a backend, and how it is called.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// Its ready endpoints.
     pub endpoints: Vec<Endpoint>,
@@ -82,11 +85,10 @@ impl Wish {
         self.tried.levels.push(pick.level);
     }
 
-    /// The levels that are not tried again.
-    fn spent(&self) -> &[usize] {
-        let levels = &self.tried.levels;
-        let whole = levels.len() / TRIES_OF_A_LEVEL * TRIES_OF_A_LEVEL;
-        levels.get(..whole).filter(|_| self.elsewhere).unwrap_or_default()
+    /// The levels of the tries so far, after each of which others are looked for.
+    fn rounds(&self) -> impl Iterator<Item = &[usize]> {
+        let levels = if self.elsewhere { &*self.tried.levels } else { &[] };
+        levels.chunks_exact(TRIES_OF_A_LEVEL)
     }
 }
 
@@ -142,8 +144,11 @@ impl Balancer {
         let interval = view.policy.outlier_detection.as_ref().map(outlier::interval);
         let next = interval.map(|interval| now + interval);
         self.next_sweep = self.next_sweep.and_then(|old| Some(old.min(next?))).or(next);
-        self.view = view;
-        self.plan = None;
+        // Whose turn it is, and tables, are worked out anew only for others.
+        if self.view != view {
+            self.view = view;
+            self.plan = None;
+        }
     }
 
     /// Who takes a try; `None` when nobody can. `draw` gives numbers that are drawn from all `u64` alike.
@@ -289,7 +294,7 @@ impl Balancer {
         let members = group.members.iter().copied();
         let live: Vec<_> = members.filter(|place| panic || self.is_well(*place)).collect();
         let count = Count { well: live.len(), all: group.members.len() };
-        let weight = u64::from(group.share) * count.health() as u64;
+        let weight = u64::from(group.share) * count.part(WHOLE) as u64;
         let algorithm = &self.view.policy.load_balancer.algorithm;
         (weight, Chooser::new(algorithm, live, moment, drawn))
     }
@@ -312,8 +317,7 @@ impl Plan {
         moment: Moment<'_>,
         draw: &mut dyn FnMut() -> u64,
     ) -> Option<(usize, usize)> {
-        let spent = wish.spent();
-        let others = if spent.is_empty() { None } else { self.loads.without(spent) };
+        let others = self.loads.elsewhere(wish.rounds());
         let percent = others.as_deref().unwrap_or(&self.loads.percent);
         let by = |percent: &usize| *percent as u64;
         // A key's own bits choose the endpoint, so others of it choose level and group.
@@ -332,8 +336,13 @@ impl Plan {
 }
 
 impl View {
+    /// How new ones get their share: by key they have all of it at once, or keys would move twice.
     fn warmup(&self) -> Option<Warmup> {
-        self.policy.load_balancer.warmup
+        let balancer = &self.policy.load_balancer;
+        balancer.warmup.filter(|_| match balancer.algorithm {
+            Algorithm::LeastRequest | Algorithm::RoundRobin => true,
+            Algorithm::Random | Algorithm::Passthrough | Algorithm::ConsistentHash { .. } => false,
+        })
     }
 }
 

@@ -16,9 +16,14 @@ pub struct Count {
 }
 
 impl Count {
-    /// How well it is: 100 also when some are gone.
+    /// How well it is, percent: 100 also when some are gone.
     pub fn health(self) -> usize {
-        (FACTOR * self.well).checked_div(self.all).unwrap_or(0).min(100)
+        self.part(100)
+    }
+
+    /// The same of so many parts.
+    pub fn part(self, whole: usize) -> usize {
+        (FACTOR * self.well * whole / 100).checked_div(self.all).unwrap_or(0).min(whole)
     }
 }
 
@@ -47,14 +52,32 @@ impl Loads {
         } else {
             health
         };
-        // Nobody is well, and that counts.
-        let nobody = able.iter().all(|able| *able == 0);
-        Self { percent: if nobody { Vec::new() } else { spread(&able) }, panic, able }
+        let percent = match able.iter().all(|able| *able == 0) {
+            false => spread(&able),
+            // Too few to count in percent are still somebody; nobody at all takes nothing.
+            true => levels.iter().position(|level| level.well > 0).map_or_else(Vec::new, |first| {
+                (0..levels.len()).map(|level| if level == first { 100 } else { 0 }).collect()
+            }),
+        };
+        Self { percent, panic, able }
     }
 
-    /// The same without some levels, for tries that are to go elsewhere; `None` when nobody else can
-    /// take any.
-    pub fn without(&self, excluded: &[usize]) -> Option<Vec<usize>> {
+    /// The same for a try that is to go to other levels than those before it; `None` while there were
+    /// none, or when nobody else can take any: then it begins anew (Envoy's `previous_priorities`).
+    pub fn elsewhere<'t>(&self, tried: impl Iterator<Item = &'t [usize]>) -> Option<Vec<usize>> {
+        let mut excluded = Vec::new();
+        let mut others = None;
+        for levels in tried {
+            excluded.extend_from_slice(levels);
+            others = self.without(&excluded);
+            if others.is_none() {
+                excluded.clear();
+            }
+        }
+        others
+    }
+
+    fn without(&self, excluded: &[usize]) -> Option<Vec<usize>> {
         let able = self.able.iter().enumerate();
         let able: Vec<_> =
             able.map(|(level, able)| if excluded.contains(&level) { 0 } else { *able }).collect();
@@ -124,10 +147,25 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_well_among_many_is_somebody() {
+        assert_eq!(loads(&[(1, 200)], 0), (vec![100], vec![false]));
+        assert_eq!(loads(&[(0, 9), (1, 200)], 0).0, [0, 100]);
+        assert!(loads(&[(0, 200)], 0).0.is_empty());
+        assert_eq!(Count { well: 7, all: 1_000 }.health(), 0);
+        assert_eq!(Count { well: 7, all: 1_000 }.part(1_000_000), 9_800);
+    }
+
+    #[test]
     fn tries_go_elsewhere_while_there_is_an_elsewhere() {
         let levels = [Count { well: 2, all: 2 }, Count { well: 1, all: 1 }];
         let loads = Loads::of(&levels, 0);
         assert_eq!(loads.without(&[0]), Some(vec![0, 100]));
         assert_eq!(loads.without(&[0, 1]), None);
+        let elsewhere = |tried: &[usize]| loads.elsewhere(tried.chunks_exact(2));
+        assert_eq!(elsewhere(&[0]), None);
+        assert_eq!(elsewhere(&[0, 0]), Some(vec![0, 100]));
+        assert_eq!(elsewhere(&[0, 0, 1, 1]), None, "all were tried");
+        assert_eq!(elsewhere(&[0, 0, 1, 1, 0]), None);
+        assert_eq!(elsewhere(&[0, 0, 1, 1, 0, 0]), Some(vec![0, 100]), "once more");
     }
 }

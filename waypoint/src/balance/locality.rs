@@ -12,6 +12,9 @@ const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const NODE: &str = "kubernetes.io/hostname";
 
+/// So many levels there are by place.
+const PLACES: usize = 5;
+
 /// Endpoints that are near or far alike, as groups with their shares.
 pub type Level = Vec<Group>;
 
@@ -35,9 +38,10 @@ pub fn levels(
     let setting = policy.load_balancer.locality.as_ref();
     let off = setting.is_some_and(|setting| setting.enabled == Some(false));
     let Some(here) = here.filter(|_| !off) else { return flat(endpoints) };
-    let shares = setting.and_then(|setting| shares_of(setting, here));
-    if let Some(shares) = shares {
-        return vec![shared(endpoints, shares)];
+    if let Some(setting) = setting.filter(|setting| !setting.distribute.is_empty()) {
+        // Where shares are given nothing else counts, also where none of them is ours.
+        let shares = shares_of(setting, here);
+        return shares.map_or_else(|| flat(endpoints), |shares| vec![shared(endpoints, shares)]);
     }
     // What a service asks for needs no detection of failures; what rules ask for does.
     let failover = policy.outlier_detection.is_some();
@@ -46,7 +50,17 @@ pub fn levels(
         (None, Distribution::SameNode) => by_labels(&[NETWORK, REGION, ZONE, NODE], here),
         (Some(setting), _) if failover && !setting.failover_priority.is_empty() => {
             let labels: Vec<_> = setting.failover_priority.iter().map(|label| &**label).collect();
-            by_labels(&labels, here)
+            let by_labels = by_labels(&labels, here);
+            match setting.failover.is_empty() {
+                true => by_labels,
+                // Both: by place are those that labels make alike.
+                false => {
+                    let by_place = by_place(setting.clone(), here);
+                    Box::new(move |workload: &Workload| {
+                        PLACES * by_labels(workload) + by_place(workload)
+                    })
+                }
+            }
         }
         (Some(setting), _) if failover => by_place(setting.clone(), here),
         (None, Distribution::Any | Distribution::OnlyNode) if failover => {

@@ -49,13 +49,14 @@ impl Word {
             Outcome::Late(Late::Try | Late::Request) => Self::Local(504),
             Outcome::Late(Late::Client) => Self::Silence,
             Outcome::Failed { failure, .. } | Outcome::Cut(failure) => match failure {
-                // Not the endpoint's.
-                Failure::Unmet(_) | Failure::Overflow | Failure::Request => Self::Silence,
+                // Not the endpoint's: what we or the client broke, or a policy says to us all.
+                Failure::Unmet(_) | Failure::Overflow | Failure::Request | Failure::Denied => {
+                    Self::Silence
+                }
                 Failure::ConnectTimeout => Self::Local(504),
                 Failure::Absent(_)
                 | Failure::Tls(_)
                 | Failure::Connect(_)
-                | Failure::Denied
                 | Failure::Terminated
                 | Failure::Reset
                 | Failure::Refused

@@ -94,6 +94,8 @@ impl Entrance {
             Guess::Opaque | Guess::More => Box::pin(carry(opening, server, record)).await,
             Guess::Http1 | Guess::Http2 | Guess::Tls => {
                 record.forget();
+                // Another one is asked, by the rules; this one's place is free.
+                drop(server);
                 Box::pin(self.late(opening, port, session)).await;
             }
         }
@@ -252,6 +254,12 @@ async fn more<T: AsyncRead + AsyncWrite + Unpin>(secured: &mut Secured<T>) -> Op
     }
 }
 
+/// Why we end a connection ourselves.
+enum Over {
+    Idle,
+    Old,
+}
+
 /// Carries bytes both ways until both sides are done, or the connection has been idle for too long or is
 /// as old as it may become.
 async fn carry(client: Opening, server: Server, mut record: Record) {
@@ -271,16 +279,17 @@ async fn carry(client: Opening, server: Server, mut record: Record) {
         }
     };
     let ended = tokio::select! {
-        ended = relayed => Some(ended),
-        () = still(moved, pool.tcp_idle_timeout) => None,
-        () = age(pool.max_connection_duration) => Some(Ended::ResetByServer),
+        ended = relayed => Ok(ended),
+        () = still(moved, pool.tcp_idle_timeout) => Err(Over::Idle),
+        () = age(pool.max_connection_duration) => Err(Over::Old),
     };
     drop(carried);
     match ended {
-        Some(Ended::Finished) => record.whole = true,
-        Some(Ended::ResetByClient) => record.flags.add(Flag::DownstreamConnectionTermination),
-        Some(Ended::ResetByServer) => record.flags.add(Flag::UpstreamConnectionTermination),
-        None => record.idled(),
+        Ok(Ended::Finished) => record.whole = true,
+        Ok(Ended::ResetByClient) => record.flags.add(Flag::DownstreamConnectionTermination),
+        Ok(Ended::ResetByServer) => record.flags.add(Flag::UpstreamConnectionTermination),
+        Err(Over::Idle) => record.idled(),
+        Err(Over::Old) => record.flags.add(Flag::DurationTimeout),
     }
 }
 

@@ -8,14 +8,14 @@ use http_body::Body;
 use super::{Exchange, asked::Asked, over};
 use crate::{
     backend::{Algorithm, Backend},
-    balance::{Keyed, Permit, Retries, Traffic, Wish, key},
-    body::{Meter, Replay, RequestBody},
+    balance::{Keyed, Permit, Retries, Ticket, Traffic, Wish, key},
+    body::{Meter, Replay, RequestBody, Shelf},
     listener::{Version, deadline::Expiry},
     mesh::{Mesh, Nobody, Picked, Reach},
     outcome::{Answered, Flag, Late, LocalReply, Outcome},
     record::Record,
     retry::{Next, Plan},
-    routing::Onward,
+    routing::{Onward, Timeouts},
     upstream::AnswerBody,
 };
 
@@ -37,8 +37,8 @@ pub(super) struct Call<'m> {
 pub(super) struct Time {
     /// For all tries.
     pub(super) all: Option<Expiry>,
-    /// For each.
-    pub(super) per_try: Option<Duration>,
+    /// That, and what each has.
+    pub(super) each: Timeouts,
 }
 
 /// The tries of a request.
@@ -102,11 +102,28 @@ enum Bodies {
 }
 
 impl Bodies {
-    fn new(body: RequestBody, repeats: bool) -> Self {
+    fn new(body: RequestBody, repeats: bool, shelf: &Shelf) -> Self {
         match repeats {
             _ if body.is_end_stream() => Self::Empty(Some(body)),
-            true => Self::Kept(Replay::new(body, MOST_KEPT)),
+            true => Self::Kept(Replay::new(body, MOST_KEPT, shelf.clone())),
             false => Self::Once(Some(body)),
+        }
+    }
+
+    /// Whether there can be a next try.
+    fn may_repeat(&self) -> bool {
+        match self {
+            Self::Empty(_) => true,
+            Self::Once(body) => body.is_some(),
+            Self::Kept(replay) => replay.is_whole(),
+        }
+    }
+
+    /// There is no next try.
+    fn done(&self) {
+        match self {
+            Self::Kept(replay) => replay.done(),
+            Self::Empty(_) | Self::Once(_) => {}
         }
     }
 
@@ -129,13 +146,16 @@ impl Tries<'_> {
         record: &mut Record,
     ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
         let (head, body) = request.into_parts();
-        let mut bodies = Bodies::new(body, self.plan.may_repeat());
+        let mut bodies = Bodies::new(body, self.plan.may_repeat(), &exchange.shelf);
         // There always is a first.
         let mut body = bodies.next().unwrap_or_else(RequestBody::nothing);
         let mut retry = None;
         loop {
             let picked = self.call.pick(exchange, record)?;
-            let request = Request::from_parts(head.clone(), body);
+            let mut request = Request::from_parts(head.clone(), body);
+            if retry.is_some() {
+                self.time.each.tell_rest(record.received.running(), request.headers_mut());
+            }
             let attempt = self.attempt(exchange, &picked, request, &record.received).await;
             let outcome = match &attempt {
                 Ok(answer) => {
@@ -147,7 +167,9 @@ impl Tries<'_> {
             picked.ticket.report(&outcome);
             let was_retry = retry.take().is_some();
             let Some((next, permit)) = self.next(&outcome, &mut bodies, &picked, record) else {
-                let good = was_retry && self.plan.next(&outcome) == Next::Pass;
+                bodies.done();
+                let answered = matches!(outcome, Outcome::Answered(_));
+                let good = was_retry && answered && self.plan.next(&outcome) == Next::Pass;
                 return self.finish(attempt, picked, good);
             };
             // Its connection is of no use while its body comes.
@@ -166,12 +188,12 @@ impl Tries<'_> {
         received: &Arc<Meter>,
     ) -> Result<Response<AnswerBody>, Outcome> {
         let mut idle = exchange.idle(received);
-        let Time { all, per_try } = &mut self.time;
+        let Time { all, each } = &mut self.time;
         tokio::select! {
             answer = exchange.upstream.send(&picked.to, self.version, request, &picked.ticket) => answer,
             () = over(all) => Err(Outcome::Late(Late::Request)),
             () = over(&mut idle) => Err(Outcome::Late(Late::Client)),
-            () = passed(*per_try, received) => Err(Outcome::Late(Late::Try)),
+            () = passed(each.per_try, received, &picked.ticket) => Err(Outcome::Late(Late::Try)),
         }
     }
 
@@ -193,11 +215,15 @@ impl Tries<'_> {
             }
             Next::Again => {}
         }
-        let body = bodies.next()?;
+        if !bodies.may_repeat() {
+            return None;
+        }
+        // First of all: with the next body, the one that may be passed on loses its own.
         let Some(permit) = group.retry(&self.call.backend.policy) else {
             record.flags.add(Flag::UpstreamOverflow);
             return None;
         };
+        let body = bodies.next()?;
         Retries::add(&group.retries.begun);
         Some((body, permit))
     }
@@ -223,18 +249,17 @@ impl Tries<'_> {
         }
         match attempt {
             Ok(answer) => Ok((answer.map(|body| body.of(picked.ticket)), self.time.all)),
+            Err(outcome) if self.plan.has_repeated() => Err(LocalReply::of(&outcome).retried()),
             Err(outcome) => Err(LocalReply::of(&outcome)),
         }
     }
 }
 
-/// Waits until the time of one try is over, from the end of the request.
-async fn passed(time: Option<Duration>, received: &Meter) {
+/// Waits until the time of one try is over, which has begun when the request has come and there is a
+/// connection for it.
+async fn passed(time: Option<Duration>, received: &Meter, ticket: &Ticket) {
     match time {
-        Some(time) => {
-            received.ended().await;
-            tokio::time::sleep(time).await;
-        }
+        Some(time) => received.late_since(ticket.wait_connected().await, time).await,
         None => pending().await,
     }
 }

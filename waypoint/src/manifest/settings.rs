@@ -145,14 +145,15 @@ pub(super) fn outlier(outlier: &OutlierDetection) -> made::OutlierDetection {
     let defaults = made::OutlierDetection::default();
     let percent = |number: i32| u32::try_from(number).ok().filter(|number| *number > 0);
     let split = outlier.split_external_local_origin_errors;
-    let local = outlier.consecutive_local_origin_failures.unwrap_or(LOCAL_FAILURES);
+    // Istio hands on no 0, so Envoy's own number stays.
+    let local = outlier.consecutive_local_origin_failures.filter(|failures| *failures > 0);
     let codes = &outlier.outlier_detection_http_error_codes;
     made::OutlierDetection {
         consecutive_5xx: outlier
             .consecutive_5xx_errors
             .map_or(defaults.consecutive_5xx, |errors| Some(errors).filter(|errors| *errors > 0)),
         consecutive_gateway: outlier.consecutive_gateway_errors.filter(|errors| *errors > 0),
-        consecutive_local: Some(local).filter(|failures| split && *failures > 0),
+        consecutive_local: split.then(|| local.unwrap_or(LOCAL_FAILURES)),
         split_local: split,
         interval: outlier.interval.map_or(defaults.interval, |time| time.0),
         base_ejection_time: outlier.base_ejection_time.map_or(defaults.base_ejection_time, |t| t.0),
@@ -203,5 +204,27 @@ pub(super) fn budget(budget: &RetryBudget) -> made::RetryBudget {
         percent: budget.percent.unwrap_or(RETRY_PERCENT),
         min_retry_concurrency: budget.min_retry_concurrency.unwrap_or(MIN_RETRIES),
         interval: budget.budget_interval.and_then(Time::nonzero),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_are_told_apart_count_to_five_unless_given() {
+        for (split, given, made) in [
+            (true, None, Some(5)),
+            (true, Some(0), Some(5)),
+            (true, Some(2), Some(2)),
+            (false, None, None),
+        ] {
+            let detection = outlier(&OutlierDetection {
+                split_external_local_origin_errors: split,
+                consecutive_local_origin_failures: given,
+                ..OutlierDetection::default()
+            });
+            assert_eq!(detection.consecutive_local, made, "{given:?}");
+        }
     }
 }

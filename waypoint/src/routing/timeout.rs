@@ -51,6 +51,20 @@ impl Timeouts {
         Self { request, per_try: per_try.filter(shorter) }
     }
 
+    /// Tells a try that begins so late what time it has; at least a millisecond, because 0 is none.
+    pub fn tell_rest(self, spent: Duration, headers: &mut HeaderMap) {
+        let Some(all) = self.request.filter(|_| headers.contains_key(EXPECTED_TIMEOUT)) else {
+            return;
+        };
+        let rest = all.saturating_sub(spent).max(Duration::from_millis(1));
+        let expected = self.per_try.map_or(rest, |per_try| per_try.min(rest));
+        let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(EXPECTED_TIMEOUT, milliseconds.into());
+        if headers.contains_key(GRPC_TIMEOUT) {
+            headers.insert(GRPC_TIMEOUT, grpc_value(milliseconds));
+        }
+    }
+
     /// Appends what the upstream is told about these, and removes what was meant for the waypoint.
     pub(super) fn plan(self, head: &RequestHead<'_>, changes: &mut Changes) {
         let names = head.headers.keys().filter(|name| name.as_str().starts_with("x-envoy-"));
@@ -93,4 +107,32 @@ fn grpc_value(milliseconds: u64) -> HeaderValue {
         _ => ((milliseconds / 1000).min(99_999_999), 'S'),
     };
     HeaderValue::try_from(format!("{number}{unit}")).unwrap_or(HeaderValue::from_static("0m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_tries_are_told_what_is_left() {
+        let (ms, name) = (Duration::from_millis, "x-envoy-expected-rq-timeout-ms");
+        for (request, per_try, spent, told) in [
+            (Some(2000), None, 600, "1400"),
+            (Some(2000), Some(500), 600, "500"),
+            (Some(2000), Some(500), 1700, "300"),
+            (Some(2000), Some(500), 5000, "1"),
+            (None, Some(500), 5000, "9"),
+        ] {
+            let timeouts = Timeouts { request: request.map(ms), per_try: per_try.map(ms) };
+            let mut headers = HeaderMap::from_iter([(EXPECTED_TIMEOUT, 9_u16.into())]);
+            headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("9m"));
+            timeouts.tell_rest(ms(spent), &mut headers);
+            assert_eq!(headers[name], told);
+            assert_eq!(headers[GRPC_TIMEOUT], format!("{told}m"));
+            // What a rule took out stays out.
+            let mut none = HeaderMap::new();
+            timeouts.tell_rest(ms(spent), &mut none);
+            assert!(none.is_empty());
+        }
+    }
 }

@@ -48,11 +48,32 @@ pub(super) fn of_http(error: &hyper::Error) -> Failure {
 
 fn of_http2(error: &h2::Error) -> Failure {
     match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => Failure::Refused,
+        // So end streams that the endpoint did not take before it leaves; others go on.
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Failure::Refused,
         Some(_) if error.is_go_away() && error.is_remote() => Failure::Terminated,
+        Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => Failure::Refused,
         Some(_) if error.is_remote() => Failure::Reset,
-        Some(h2::Reason::CANCEL) => Failure::Request,
-        Some(_) => Failure::Protocol,
+        // The endpoint does not keep to HTTP.
+        Some(reason) if error.is_library() && reason != h2::Reason::CANCEL => Failure::Protocol,
+        // The body broke off: whatever reason its client gave is handed on.
+        Some(_) => Failure::Request,
         None => Failure::Terminated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_breaks_off_is_no_fault_of_the_endpoint() {
+        for reason in [
+            h2::Reason::INTERNAL_ERROR,
+            h2::Reason::PROTOCOL_ERROR,
+            h2::Reason::REFUSED_STREAM,
+            h2::Reason::CANCEL,
+        ] {
+            assert_eq!(of_http2(&reason.into()), Failure::Request);
+        }
     }
 }

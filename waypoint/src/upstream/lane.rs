@@ -1,7 +1,7 @@
 //! Shell: the HTTP connections to one endpoint, as one backend's.
 //! Never: more idle ones than the named limit.
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -51,8 +51,8 @@ const WINDOW: u32 = 1 << 20;
 pub(super) struct Lane {
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
-    /// One dial at a time. Holds when and why the last one failed, for those who waited for it.
-    dialling: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    /// One dial at a time.
+    dialling: tokio::sync::Mutex<()>,
     pub(super) doors: Arc<Doors>,
     /// How the backend is called, as of the last request.
     policy: Mutex<Arc<CallPolicy>>,
@@ -73,6 +73,8 @@ struct Idle {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     streams: Arc<AtomicUsize>,
+    /// How many of them the endpoint takes.
+    most: Arc<AtomicUsize>,
     last_used: Instant,
     life: Life,
 }
@@ -130,6 +132,14 @@ enum Hold {
 }
 
 impl Lane {
+    /// A connection that lives and has room, unless somebody waits for it.
+    pub(super) async fn at_once(&self, pool: &ConnectionPool) -> Option<Connection> {
+        match self.doors.is_awaited() {
+            true => None,
+            false => self.take(pool).await,
+        }
+    }
+
     /// A connection that lives and has room.
     pub(super) async fn take(&self, pool: &ConnectionPool) -> Option<Connection> {
         let now = clock::now();
@@ -159,18 +169,12 @@ impl Lane {
         connect: impl Future<Output = Result<(Connection, bool), Failure>>,
     ) -> Result<(Connection, bool), Failure> {
         let asked = clock::now();
-        let mut last = self.dialling.lock().await;
+        let _dialling = self.dialling.lock().await;
         if let Some(connection) = self.take(pool).await {
             return Ok((connection, true));
         }
-        if let Some((at, failure)) = &*last
-            && *at >= asked
-        {
-            return Err(failure.clone());
-        }
-        let made = connect.await;
-        *last = made.as_ref().err().map(|failure| (clock::now(), failure.clone()));
-        made
+        self.doors.failed_since(asked)?;
+        connect.await
     }
 
     /// Begins to speak HTTP.
@@ -226,11 +230,23 @@ impl Lane {
             Version::Http2 => {
                 let begun = self.http2(drain).handshake(io).await;
                 let (sender, connection) = begun.map_err(|e| failure::of_http(&e))?;
+                let (most, doors) =
+                    (Arc::new(AtomicUsize::new(STREAMS as usize)), self.doors.clone());
+                let allowed = most.clone();
                 drain.spawn(async move {
-                    let _ = connection.await;
+                    let mut connection = std::pin::pin!(connection);
+                    let carried = poll_fn(|context| {
+                        let polled = connection.as_mut().poll(context);
+                        let now = connection.current_max_send_streams();
+                        if allowed.swap(now, Ordering::Relaxed) < now {
+                            doors.free();
+                        }
+                        polled
+                    });
+                    let _ = carried.await;
                     drop((speaking, open));
                 });
-                Ok(self.share(sender))
+                Ok(self.share(sender, most))
             }
         }
     }
@@ -253,11 +269,11 @@ impl Lane {
         builder
     }
 
-    fn share(&self, sender: http2::SendRequest<RequestBody>) -> Connection {
+    fn share(&self, sender: http2::SendRequest<RequestBody>, most: Arc<AtomicUsize>) -> Connection {
         let streams = Arc::new(AtomicUsize::new(0));
         let place = Place::new(&streams, &self.doors);
         let (last_used, life) = (clock::now(), Life::new(clock::now()));
-        lock(&self.shared).push(Shared { sender: sender.clone(), streams, last_used, life });
+        lock(&self.shared).push(Shared { sender: sender.clone(), streams, most, last_used, life });
         Connection::Http2(sender, place)
     }
 
@@ -271,7 +287,11 @@ impl Lane {
             !spent && !shared.sender.is_closed() && !shared.life.is_over(pool, now)
         });
         let most = STREAMS.min(pool.max_concurrent_streams) as usize;
-        let free = shared.iter_mut().find(|s| s.streams.load(Ordering::Relaxed) < most)?;
+        let has_room = |shared: &&mut Shared| {
+            let most = most.min(shared.most.load(Ordering::Relaxed));
+            shared.streams.load(Ordering::Relaxed) < most
+        };
+        let free = shared.iter_mut().find(has_room)?;
         (free.last_used, free.life) = (now, free.life.used());
         Some(Connection::Http2(free.sender.clone(), Place::new(&free.streams, &self.doors)))
     }
@@ -294,19 +314,21 @@ impl Lane {
         }
     }
 
-    /// Whether something is left.
-    pub(super) fn sweep(&self, now: Instant) -> bool {
-        let after = room::idle(&lock(&self.policy).connection_pool);
+    /// Forgets connections that are over; whether something is left, if only one that takes no more.
+    pub(super) fn is_used(&self, now: Instant) -> bool {
+        let policy = lock(&self.policy).clone();
+        let pool = &policy.connection_pool;
+        let after = room::idle(pool);
         let quiet = |since: Instant| now.saturating_duration_since(since) >= after;
-        let mut idle = lock(&self.idle);
-        idle.retain(|idle| !idle.sender.is_closed() && !quiet(idle.since));
-        let mut shared = lock(&self.shared);
-        shared.retain(|shared| {
+        lock(&self.idle).retain(|idle| {
+            !idle.sender.is_closed() && !quiet(idle.since) && !idle.life.is_over(pool, now)
+        });
+        lock(&self.shared).retain(|shared| {
             let unused = shared.streams.load(Ordering::Relaxed) == 0;
-            let spent = unused && quiet(shared.last_used);
+            let spent = unused && (quiet(shared.last_used) || shared.life.is_over(pool, now));
             !spent && !shared.sender.is_closed()
         });
-        !idle.is_empty() || !shared.is_empty()
+        self.doors.is_open()
     }
 }
 

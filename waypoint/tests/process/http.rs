@@ -204,7 +204,7 @@ async fn whoever_cannot_be_reached_is_a_503_that_says_why() {
     lab.declare(1, "v1").await;
     let answer = lab.client().get((CART, 80), "/").await;
     assert_eq!(answer.status, 503);
-    assert!(answer.text().starts_with("upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"), "{}", answer.text());
+    assert!(answer.text().starts_with("upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure"), "{}", answer.text());
     // By default it is tried twice more.
     lab.line(&["503 UF,URX upstream_reset_before_response_started{connection_failure}"]).await;
     let request =

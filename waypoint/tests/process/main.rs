@@ -5,8 +5,10 @@
 
 mod analyze;
 mod balancing;
+mod blame;
 mod bounds;
 mod client;
+mod crowds;
 mod differential;
 mod ejection;
 mod explain;
@@ -22,6 +24,7 @@ mod nearness;
 mod opaque;
 mod origination;
 mod outside;
+mod patience;
 mod pod;
 mod policy;
 mod retries;

@@ -240,6 +240,8 @@ impl Agent {
                     server.serve(stream).await;
                 }
             }
+            8089 => self.narrow(stream).await,
+            8090 => self.leaving(stream).await,
             8083 | 8084 => echo(stream, &self.name).await,
             MUTE => {
                 // Held until the mesh is gone.
@@ -281,20 +283,48 @@ impl Agent {
         second: bool,
     ) {
         let (io, owner) = (TokioIo::new(stream), self.drain.clone());
-        let service = service_fn(move |request| {
-            let agent = self.clone();
-            async move {
-                match agent.script.request() {
-                    Some(act) => act.answer(request, &agent).await,
-                    None => answer(request, &agent).await.map_err(Unanswered::from),
-                }
-            }
-        });
+        let service = service_fn(move |request| self.clone().work(request));
         if second {
             let _ = http2::Builder::new(Owned(owner)).serve_connection(io, service).await;
         } else {
             let _ = http1::Builder::new().serve_connection(io, service).with_upgrades().await;
         }
+    }
+
+    async fn work(self, request: Request<Incoming>) -> Result<Answer, Unanswered> {
+        match self.script.request() {
+            Some(act) => act.answer(request, &self).await,
+            None => answer(request, &self).await.map_err(Unanswered::from),
+        }
+    }
+
+    /// HTTP/2, one stream at a time.
+    async fn narrow(self, stream: TunnelStream) {
+        let (io, owner) = (TokioIo::new(stream), self.drain.clone());
+        let service = service_fn(move |request| self.clone().work(request));
+        let mut builder = http2::Builder::new(Owned(owner));
+        let _ = builder.max_concurrent_streams(1).serve_connection(io, service).await;
+    }
+
+    /// HTTP/2, but not on the first connection: there it says that it leaves, and took no stream.
+    async fn leaving(self, mut stream: TunnelStream) {
+        if self.seen.lock().expect("a list").len() > 1 {
+            return self.http(stream, true).await;
+        }
+        let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+        let _ = stream.flush().await;
+        let mut bytes = [0; 4096];
+        let mut heard = 0;
+        // The client's first frames, and what it asks for.
+        while !bytes[..heard].windows(5).any(|part| part == b"hello") {
+            match stream.read(&mut bytes[heard..]).await {
+                Ok(length @ 1..) => heard += length,
+                Ok(0) | Err(_) => return,
+            }
+        }
+        let _ = stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await;
+        let _ = stream.flush().await;
+        while let Ok(1..) = stream.read(&mut bytes).await {}
     }
 }
 

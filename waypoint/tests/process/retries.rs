@@ -86,6 +86,15 @@ async fn the_timeout_covers_all_tries() {
     assert!((950..1_500).contains(&took.as_millis()), "{took:?}");
     assert_eq!(pod.script.hits(), 2, "the second is cut");
     lab.line(&["504 UT response_timeout"]).await;
+    let metrics = lab.get(15020, "/metrics").await.expect("metrics");
+    let good = "envoy_cluster_upstream_rq_retry_success{cluster_name=\"inbound-vip|80|http|cart.shop.svc.cluster.local\"} 0\n";
+    assert!(metrics.contains(good), "{metrics}");
+    // A body changes nothing.
+    let began = clock::now();
+    assert_eq!(lab.client().send((CART, 80), Request::post("/"), "x").await.status, 504);
+    let took = began.elapsed();
+    assert!((950..1_500).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(pod.script.hits(), 4);
 }
 
 #[tokio::test]

@@ -23,8 +23,10 @@ pub(crate) enum Act {
     GrpcLate(&'static str),
     /// Answers as usual, but late.
     Sleep(Duration),
-    /// Answers late, with this status.
+    /// Answers with this status, when so much time has passed.
     Late(Duration, u16),
+    /// Answers with this status before it has read the body, at length and slowly.
+    Early(u16),
     /// Never answers.
     Hang,
     /// Ends the connection, or in HTTP/2 resets the stream for this reason.
@@ -132,6 +134,12 @@ impl Act {
             Self::Late(time, status) => {
                 tokio::time::sleep(time).await;
                 return Box::pin(Self::Status(status).answer(request, agent)).await;
+            }
+            Self::Early(status) => {
+                let part = || Ok(Frame::data(Bytes::from_static(&[b'x'; 20])));
+                let mut answer = Response::new(frames((0..50).map(|_| part()).collect()));
+                *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
+                answer
             }
             Self::Hang => std::future::pending().await,
             Self::Reset(reason) => return Err(h2::Error::from(reason).into()),

@@ -49,6 +49,20 @@ fn round_robin_is_exactly_even_and_by_weight() {
 }
 
 #[test]
+fn turns_go_on_when_others_change() {
+    let (mut balancer, now) = made(endpoints(3), by(Algorithm::RoundRobin));
+    let mut dice = Dice::new(11);
+    let mut hits = BTreeMap::<u64, usize>::new();
+    for _ in 0..300 {
+        // Something of the mesh has changed that is not of this backend.
+        balancer.update(view(endpoints(3), by(Algorithm::RoundRobin)), now);
+        let pick = balancer.pick(&Wish::default(), now, &mut || dice.draw()).unwrap();
+        *hits.entry(pick.id).or_default() += 1;
+    }
+    assert_eq!(hits.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+}
+
+#[test]
 fn random_is_spread() {
     let (mut balancer, now) = made(endpoints(4), by(Algorithm::Random));
     let counts = counts(&mut balancer, now, 4_000);
@@ -160,6 +174,27 @@ fn a_new_endpoint_begins_with_a_tenth_and_grows() {
             assert!((least..=most).contains(&share), "{second} s: {share}");
         }
     }
+}
+
+#[test]
+fn a_new_endpoint_has_its_keys_at_once() {
+    let warmup =
+        Warmup { duration: Duration::from_secs(100), minimum_percent: 10.0, aggression: 1.0 };
+    let mut policy = hashed(HashTable::Maglev(65_537));
+    policy.load_balancer.warmup = Some(warmup);
+    let (mut balancer, start) = made(endpoints(1), policy.clone());
+    let joined = start + Duration::from_secs(1000);
+    balancer.update(view(endpoints(2), policy), joined);
+    let mut keys = |now| -> Vec<u64> {
+        let one = |number: u64| {
+            let key = Some(xxhash64(&number.to_le_bytes(), 0));
+            balancer.pick(&Wish { key, ..Wish::default() }, now, &mut || 0).unwrap().id
+        };
+        (0..1_000).map(one).collect()
+    };
+    let at_once = keys(joined);
+    assert_eq!(at_once, keys(joined + Duration::from_secs(100)));
+    assert!(at_once.iter().filter(|host| **host == id(1)).count() > 400);
 }
 
 #[test]

@@ -252,6 +252,7 @@ fn what_is_not_the_endpoints_does_not_count() {
         Outcome::unsent(Failure::Unmet(String::new())),
         Outcome::unsent(Failure::Overflow),
         Outcome::unsent(Failure::Request),
+        Outcome::unsent(Failure::Denied),
         Outcome::Late(Late::Client),
         status(401),
         status(403),

@@ -130,6 +130,50 @@ fn labels_make_endpoints_near() {
 }
 
 #[test]
+fn labels_and_the_region_that_stands_in_count_both() {
+    let mut case = Case::of(&["asia/x", "us/x", "eu/a"]);
+    let labels = &mut Arc::make_mut(&mut case.endpoints[0].workload).labels;
+    labels.insert("tier".into(), "hot".into());
+    let labels = &mut Arc::make_mut(&mut case.endpoints[1].workload).labels;
+    labels.insert("tier".into(), "hot".into());
+    let failover_priority = vec!["tier=hot".into()];
+    let failover = vec![("eu".into(), "us".into())];
+    case.locality =
+        Some(LocalityPolicy { failover_priority, failover, ..LocalityPolicy::default() });
+    let (mut balancer, now) = case.balancer();
+    assert_eq!(shares(&mut balancer, now), [0, 100, 0], "of those that are hot");
+    out(&mut balancer, &[1], now);
+    assert_eq!(shares(&mut balancer, now), [100, 0, 0], "the label comes first");
+}
+
+#[test]
+fn shares_of_which_none_is_ours_leave_all_alike() {
+    let to = BTreeMap::from([("us/*".into(), 100)]);
+    let distribute = vec![Shares { from: "asia/*".into(), to }];
+    let locality = Some(LocalityPolicy { distribute, ..LocalityPolicy::default() });
+    let (mut balancer, now) = Case { locality, ..Case::of(&["eu/a", "us/x"]) }.balancer();
+    let shares = shares(&mut balancer, now);
+    assert!(shares.iter().all(|share| (48..=52).contains(share)), "{shares:?}");
+}
+
+#[test]
+fn one_of_many_still_has_its_groups_share() {
+    let to = BTreeMap::from([("eu/a".into(), 50), ("us/x".into(), 50)]);
+    let distribute = vec![Shares { from: "eu/*".into(), to }];
+    let locality = Some(LocalityPolicy { distribute, ..LocalityPolicy::default() });
+    let places: Vec<_> = std::iter::repeat_n("eu/a", 150).chain(["us/x"]).collect();
+    let mut case = Case { locality, ..Case::of(&places) };
+    if let Some(detection) = &mut case.detection {
+        detection.min_health_percent = 0;
+    }
+    let (mut balancer, now) = case.balancer();
+    out(&mut balancer, &(0..149).collect::<Vec<_>>(), now);
+    let share = shares(&mut balancer, now)[149];
+    // It could take 1.4/150 of a half, beside another half.
+    assert_eq!(share, 1, "{share}");
+}
+
+#[test]
 fn shares_are_kept_and_beat_failover() {
     let to = BTreeMap::from([("eu/a".into(), 80), ("us/*".into(), 20)]);
     let distribute = vec![Shares { from: "eu/*".into(), to }];
