@@ -58,7 +58,6 @@ fn each_word_has_its_failures() {
         ("tls", failed(Failure::Tls("x".into()))),
         ("connect", failed(Failure::Connect("x".into()))),
         ("connect late", failed(Failure::ConnectTimeout)),
-        ("unmet", failed(Failure::Unmet("x".into()))),
         ("denied", failed(Failure::Denied)),
         ("ended", failed(Failure::Terminated)),
         ("ended unsent", Outcome::unsent(Failure::Terminated)),
