@@ -77,9 +77,7 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     let (identity, keeper) = certificates(&config, &background)?;
     let lease = keeper.hold(&identity);
     let balance = Balance::default();
-    let declared = mesh(&config, address, &background, &balance).await?;
-    let servers = Servers { addresses: config.dns.clone(), own: address };
-    let mesh = resolver::follow(declared, &servers, &background).await;
+    let mesh = mesh(&config, address, &background, &balance).await?;
     let telemetry = telemetry(&config, &logging);
     let own =
         Own { identity, lease: lease.clone(), address: Some(address), baggage: baggage(&config) };
@@ -160,7 +158,7 @@ fn certificates(config: &Config, background: &Drain) -> anyhow::Result<(Identity
     Ok((identity, Keeper::new(ca, config.ca.renew_at, background.clone())))
 }
 
-/// The folder, compiled: each change of it comes whole.
+/// The folder, compiled: each change of it comes whole, and so do the addresses of names in it.
 async fn mesh(
     config: &Config,
     address: IpAddr,
@@ -204,7 +202,9 @@ async fn mesh(
         let names = Names::default();
         Mesh { snapshot, names, table, backends, problems, generation, here, own }
     };
-    Ok(manifest::follow(&config.manifests.directory, background, make).await?)
+    let declared = manifest::follow(&config.manifests.directory, background, make).await?;
+    let servers = Servers { addresses: config.dns.clone(), own: address };
+    Ok(resolver::follow(declared, &servers, background).await)
 }
 
 fn route_settings(config: &Config) -> routes::Settings {

@@ -196,13 +196,14 @@ impl Upstream {
             Some(workload) if workload.protocol == Protocol::Hbone => {
                 let tunnel = self.tunnel(to, workload).await?;
                 let Some(ready) = ready else { return Ok(Opened::Tunnel(tunnel)) };
-                let secured = ready.shake(TunnelStream::from(tunnel)).await?;
+                let secured = Box::pin(ready.shake(TunnelStream::from(tunnel))).await?;
                 Ok(Opened::SecuredTunnel(Box::new(secured)))
             }
             Some(_) | None => {
                 let stream = self.plain(to.at, policy.connection_pool.keepalive).await?;
                 let Some(ready) = ready else { return Ok(Opened::Plain(stream)) };
-                Ok(Opened::Secured(Box::new(ready.shake(stream).await?)))
+                let secured = Box::pin(ready.shake(stream)).await?;
+                Ok(Opened::Secured(Box::new(secured)))
             }
         }
     }

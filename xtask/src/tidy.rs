@@ -85,7 +85,7 @@ const GATEKEEPERS: [(&str, &[&str]); 8] = [
     ("aya", &["agent/src/redirect"]),
     ("h2", &["tests/", "waypoint/src/upstream/failure.rs"]),
     ("rustls", &["agent/src/identity/tls.rs", "agent/src/hbone/", "waypoint/src/upstream/tls"]),
-    ("tokio_rustls", &["waypoint/src/upstream/tls"]),
+    ("tokio_rustls", &["agent/src/hbone/", "waypoint/src/upstream/tls"]),
     ("hickory_resolver", &["waypoint/src/resolver.rs"]),
     ("rcgen", &["agent/src/identity/ca.rs"]),
     ("hyper", &SPEAKERS),

@@ -192,13 +192,15 @@ impl Lane {
                 self.begin((stream, Some(speaking)), version, open, drain).await
             }
             Opened::Plain(stream) => self.begin((stream, None), version, open, drain).await,
+            // Boxed: sessions are large, and few begin.
             Opened::SecuredTunnel(secured) => {
-                let stream = secured.into_stream();
-                let speaking = stream.get_ref().0.speak();
-                self.begin((stream, Some(speaking)), version, open, drain).await
+                let speaking = secured.inner().speak();
+                let stream = (secured.into_stream(), Some(speaking));
+                Box::pin(self.begin(stream, version, open, drain)).await
             }
             Opened::Secured(secured) => {
-                self.begin((secured.into_stream(), None), version, open, drain).await
+                let stream = (secured.into_stream(), None);
+                Box::pin(self.begin(stream, version, open, drain)).await
             }
         }
     }

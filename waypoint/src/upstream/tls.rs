@@ -43,10 +43,13 @@ const HTTP1: &[u8] = b"http/1.1";
 /// What cannot be had, and the field that asks for it.
 type Lacking = (&'static str, String);
 
+/// What a handshake needs, and when it was read.
+type Made = (Instant, Arc<ClientConfig>);
+
 /// What handshakes need, as it was read a short while ago.
 #[derive(Debug, Default)]
 pub(super) struct Originator {
-    made: Mutex<HashMap<Arc<ClientTls>, (Instant, Arc<ClientConfig>)>>,
+    made: Mutex<HashMap<Arc<ClientTls>, Made>>,
 }
 
 /// A handshake that can be begun.
@@ -115,11 +118,12 @@ impl Originator {
 
     async fn config(&self, tls: &Arc<ClientTls>) -> Result<Arc<ClientConfig>, Lacking> {
         let now = clock::now();
-        let fresh = |(read, _): &&(Instant, _)| now.saturating_duration_since(*read) < REREAD;
+        let fresh = |(read, _): &&Made| now.saturating_duration_since(*read) < REREAD;
         if let Some((_, config)) = lock(&self.made).get(tls).filter(fresh) {
             return Ok(config.clone());
         }
-        let config = Arc::new(config(tls).await?);
+        // Boxed: files are read now and then.
+        let config = Arc::new(Box::pin(config(tls)).await?);
         lock(&self.made).insert(tls.clone(), (now, config.clone()));
         Ok(config)
     }

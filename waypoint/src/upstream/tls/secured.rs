@@ -42,6 +42,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Secured<T> {
         &self.first
     }
 
+    /// What it goes through.
+    pub(in crate::upstream) fn inner(&self) -> &T {
+        self.stream.get_ref().0
+    }
+
     /// The stream, of which nothing was read yet.
     pub(in crate::upstream) fn into_stream(self) -> TlsStream<T> {
         self.stream
