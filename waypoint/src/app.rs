@@ -124,14 +124,19 @@ async fn waypoint(config: Config, address: IpAddr, logging: Logging) -> anyhow::
     ready.store(true, Ordering::Relaxed);
     tracing::info!(listen = %config.listen.hbone, "ready");
     told_to_stop(&quit).await?;
-    tracing::info!("stopping");
     ready.store(false, Ordering::Relaxed);
     telemetry.begin_drain();
-    let finished = connections.stop(config.shutdown.grace).await;
+    stop(&connections, &background, config.shutdown.grace).await;
+    Ok(())
+}
+
+/// Lets what has begun finish, for a while, and then ends what serves it.
+async fn stop(connections: &Drain, background: &Drain, grace: Duration) {
+    tracing::info!("stopping");
+    let finished = connections.stop(grace).await;
     background.force();
     background.stop(Duration::ZERO).await;
     tracing::info!(finished, "stopped");
-    Ok(())
 }
 
 /// Waits for a signal, or for an operator.
