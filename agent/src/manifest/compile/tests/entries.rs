@@ -1,4 +1,4 @@
-//! ServiceEntries and what they bring.
+//! Pure: ServiceEntries become what they mean.
 use super::*;
 
 #[test]
