@@ -43,9 +43,6 @@ const HTTP1: &[u8] = b"http/1.1";
 /// What cannot be had, and the field that asks for it.
 type Lacking = (&'static str, String);
 
-/// What was made of files, and when.
-type Made = HashMap<Arc<ClientTls>, (Instant, Arc<ClientConfig>)>;
-
 /// What a handshake needs, and when it was read.
 type Made = (Instant, Arc<ClientConfig>);
 
