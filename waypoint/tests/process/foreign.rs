@@ -28,7 +28,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -154,14 +154,19 @@ impl Foreign {
         let server = self.clone();
         self.drain.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let mut first = [0];
-                if matches!(stream.peek(&mut first).await, Ok(1)) && first != [22] {
-                    server.note(Noted::Clear);
-                }
+                server.look(&stream).await;
                 server.drain.spawn(server.clone().serve(stream));
             }
         });
         self
+    }
+
+    /// Whether it begins with a handshake.
+    async fn look(&self, stream: &TcpStream) {
+        let mut first = [0];
+        if matches!(stream.peek(&mut first).await, Ok(1)) && first != [22] {
+            self.note(Noted::Clear);
+        }
     }
 
     pub(crate) fn noted(&self) -> Vec<Noted> {

@@ -50,9 +50,8 @@ impl Names {
         lab.drain.spawn(async move {
             let mut bytes = [0; 1500];
             while let Ok((length, peer)) = socket.recv_from(&mut bytes).await {
-                if let Some(answer) = server.answer(&bytes[..length]) {
-                    let _ = socket.send_to(&answer, peer).await;
-                }
+                let Some(answer) = server.answer(&bytes[..length]) else { continue };
+                let _ = socket.send_to(&answer, peer).await;
             }
         });
         names
