@@ -2,7 +2,7 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert_agent::hbone::PING_INTERVAL;
-use culvert_waypoint::listener::serve::HEAD_TIMEOUT;
+use culvert_waypoint::listener::{TunnelStream, serve::HEAD_TIMEOUT};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     net::{TcpSocket, TcpStream},
@@ -25,14 +25,30 @@ const STANDSTILL: Duration = Duration::from_secs(2);
 const GOAWAY: u8 = 7;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 
-/// What comes: kind, flags, stream and payload. `None` at the end.
-pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
+/// What comes: kind, flags, stream and payload.
+type Heard = (u8, u8, u32, Vec<u8>);
+
+/// The next frame; `None` at the end.
+pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> Option<Heard> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.ok()?;
     let [a, b, c, kind, flags, s0, s1, s2, s3] = head;
     let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
     stream.read_exact(&mut payload).await.ok()?;
     Some((kind, flags, u32::from_be_bytes([s0, s1, s2, s3]), payload))
+}
+
+/// Hears frames until one is such; `None` when the end comes before it.
+async fn hear(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut is_such: impl FnMut(&Heard) -> bool,
+) -> Option<Heard> {
+    loop {
+        let heard = next(stream).await?;
+        if is_such(&heard) {
+            return Some(heard);
+        }
+    }
 }
 
 pub(crate) async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
@@ -72,15 +88,14 @@ async fn who_asks_and_does_not_listen_waits_and_is_answered_later() {
         // The preface has SETTINGS, too.
         let expected = taken.div_ceil(asks.len()) + usize::from(kind == 4);
         let rest = asks[taken % asks.len()..].repeat(usize::from(taken % asks.len() > 0));
-        let answered = async {
-            let mut answered = 0;
-            while answered < expected {
-                let (heard, flags, ..) = next(&mut read).await.expect("a frame");
-                answered += usize::from(heard == kind && flags == 1);
-            }
-        };
-        let both = async { tokio::join!(say(&mut write, &rest), answered) };
-        timeout(PATIENCE, both).await.unwrap_or_else(|_| panic!("{what}: unanswered"));
+        let mut answered = 0;
+        let all = hear(&mut read, |(heard, flags, ..)| {
+            answered += usize::from(*heard == kind && *flags == 1);
+            answered == expected
+        });
+        let both = async { tokio::join!(say(&mut write, &rest), all).1 };
+        let all = timeout(PATIENCE, both).await.ok().flatten();
+        assert!(all.is_some(), "{what}: unanswered");
     }
 }
 
@@ -93,16 +108,10 @@ async fn a_flood_of_questions_ends_the_connection_of_an_agent() {
         // The other side may be gone before all of it is said.
         let _ = session.write_all(&[preface(), asks.repeat(10_000)].concat()).await;
         let _ = session.flush().await;
-        let told = async {
-            while let Some((kind, _, _, payload)) = next(&mut session).await {
-                if kind == GOAWAY {
-                    return payload.get(4..8).map(<[u8]>::to_vec);
-                }
-            }
-            None
-        };
+        let told = hear(&mut session, |(kind, ..)| *kind == GOAWAY);
         let told = timeout(PATIENCE, told).await.expect("an end");
-        assert_eq!(told.as_deref(), Some(&ENHANCE_YOUR_CALM.to_be_bytes()[..]), "{what}");
+        let (.., payload) = told.unwrap_or_else(|| panic!("{what}: not told why"));
+        assert_eq!(payload.get(4..8), Some(&ENHANCE_YOUR_CALM.to_be_bytes()[..]), "{what}");
         assert_eq!(lab.client().get((CART, 80), "/").await.status, 200, "{what}");
     }
 }
@@ -135,15 +144,8 @@ async fn what_is_begun_in_http2_and_not_ended_is_given_up_and_a_silent_connectio
     );
     sleep(Duration::from_secs(2)).await;
     say(&mut idle, &frame(1, 0x5, 3, &head())).await;
-    let answered = async {
-        while let Some((kind, _, stream, _)) = next(&mut idle).await {
-            if (kind, stream) == (1, 3) {
-                return true;
-            }
-        }
-        false
-    };
-    assert!(timeout(PATIENCE, answered).await.expect("an answer"), "it was given up, too");
+    let answered = hear(&mut idle, |(kind, _, stream, _)| (*kind, *stream) == (1, 3));
+    assert!(timeout(PATIENCE, answered).await.expect("in time").is_some(), "it was given up, too");
 }
 
 #[tokio::test]
@@ -166,17 +168,13 @@ async fn a_response_that_its_client_does_not_take_is_cut_in_time() {
     // SETTINGS_INITIAL_WINDOW_SIZE is 0.
     let (settings, ask) = (frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]), frame(1, 0x5, 1, &head()));
     say(&mut stream, &[&preface()[..24], &settings, &ask].concat()).await;
-    let until = async |stream: &mut _, wanted: (u8, u32)| {
-        let heard = async {
-            loop {
-                let (kind, _, id, payload) = next(stream).await.expect("a frame");
-                assert!(kind != 0 || id != 1 || payload.is_empty(), "it had no window");
-                if (kind, id) == wanted {
-                    return;
-                }
-            }
-        };
-        timeout(Duration::from_secs(10), heard).await.unwrap_or_else(|_| panic!("no {wanted:?}"));
+    let until = async |stream: &mut TunnelStream, wanted: (u8, u32)| {
+        let heard = hear(stream, |(kind, _, id, payload)| {
+            assert!(*kind != 0 || *id != 1 || payload.is_empty(), "it had no window");
+            (*kind, *id) == wanted
+        });
+        let heard = timeout(Duration::from_secs(10), heard).await.ok().flatten();
+        assert!(heard.is_some(), "no {wanted:?}");
     };
     until(&mut stream, (1, 1)).await;
     until(&mut stream, (3, 1)).await;
