@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -18,9 +18,13 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
+    rt::{Read, Write},
 };
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+};
 
 use super::{
     Opened, failure,
@@ -70,9 +74,7 @@ struct Idle {
 #[derive(Clone, Debug)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
-    streams: Arc<AtomicUsize>,
-    /// How many of them the endpoint takes.
-    most: Arc<AtomicUsize>,
+    streams: Arc<Streams>,
     last_used: Instant,
     life: Life,
 }
@@ -86,7 +88,69 @@ pub(super) enum Connection {
 
 /// A stream of an HTTP/2 connection, counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>, Arc<Doors>);
+pub(super) struct Place(Arc<Streams>, Arc<Doors>);
+
+/// The streams of an HTTP/2 connection.
+#[derive(Debug)]
+struct Streams {
+    open: AtomicUsize,
+    /// How many the endpoint takes.
+    most: AtomicUsize,
+    /// The endpoint has answered one, so it has said how many.
+    answered: AtomicBool,
+    said: Notify,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        let (open, most) = (AtomicUsize::new(0), AtomicUsize::new(STREAMS as usize));
+        Self { open, most, answered: AtomicBool::new(false), said: Notify::new() }
+    }
+}
+
+impl Streams {
+    fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn has_room(&self, most: usize) -> bool {
+        self.open() < most.min(self.most.load(Ordering::Relaxed))
+    }
+
+    /// One was answered.
+    fn answered(&self) {
+        if !self.answered.swap(true, Ordering::Relaxed) {
+            self.said.notify_one();
+        }
+    }
+
+    /// The endpoint takes so many.
+    fn takes(&self, most: usize, doors: &Doors) {
+        if self.most.swap(most, Ordering::Relaxed) < most {
+            doors.free();
+        }
+    }
+
+    /// Drives their connection to its end, and follows how many the endpoint takes.
+    async fn carry<T>(&self, connection: http2::Connection<T, RequestBody, Owned>, doors: &Doors)
+    where
+        T: Read + Write + Send + Unpin + 'static,
+    {
+        let mut connection = std::pin::pin!(connection);
+        loop {
+            let carried = poll_fn(|context| {
+                let polled = connection.as_mut().poll(context);
+                self.takes(connection.current_max_send_streams(), doors);
+                polled
+            });
+            tokio::select! {
+                // How it ended, its requests say.
+                _ = carried => return,
+                () = self.said.notified() => {}
+            }
+        }
+    }
+}
 
 /// No response; with the request, if nothing of it was sent.
 #[derive(Debug)]
@@ -103,13 +167,17 @@ pub struct AnswerBody {
     hold: Option<Hold>,
     /// What is given back with it: its place among requests, and its attempt.
     place: Option<Permit>,
-    ticket: Option<Ticket>,
+    ticket: Option<Box<Ticket>>,
 }
 
 #[derive(Debug)]
 enum Hold {
     Http1(http1::SendRequest<RequestBody>, Life, Arc<Lane>, Arc<Meter>),
-    Http2(#[expect(dead_code, reason = "it counts while it is held")] Place),
+    /// hyper takes a connection for over when nobody can send on it, whatever streams it has.
+    Http2(
+        #[expect(dead_code, reason = "they count while they are held")]
+        (http2::SendRequest<RequestBody>, Place),
+    ),
 }
 
 impl Lane {
@@ -205,32 +273,22 @@ impl Lane {
                     .max_send_buf_size(MOST_UNSENT)
                     .handshake(io);
                 let (sender, connection) = begun.await.map_err(|e| failure::of_http(&e))?;
-                let (most, doors) =
-                    (Arc::new(AtomicUsize::new(STREAMS as usize)), self.doors.clone());
-                let allowed = most.clone();
+                let (streams, doors) = (Arc::new(Streams::default()), self.doors.clone());
+                let of_it = streams.clone();
                 drain.spawn(async move {
-                    let mut connection = std::pin::pin!(connection);
-                    let carried = poll_fn(|context| {
-                        let polled = connection.as_mut().poll(context);
-                        let now = connection.current_max_send_streams();
-                        if allowed.swap(now, Ordering::Relaxed) < now {
-                            doors.free();
-                        }
-                        polled
-                    });
-                    let _ = carried.await;
+                    of_it.carry(connection, &doors).await;
                     drop((speaking, open));
                 });
-                Ok(self.share(sender, most))
+                Ok(self.share(sender, &streams))
             }
         }
     }
 
-    fn share(&self, sender: http2::SendRequest<RequestBody>, most: Arc<AtomicUsize>) -> Connection {
-        let streams = Arc::new(AtomicUsize::new(0));
-        let place = Place::new(&streams, &self.doors);
+    fn share(&self, sender: http2::SendRequest<RequestBody>, streams: &Arc<Streams>) -> Connection {
+        let place = Place::new(streams, &self.doors);
         let (last_used, life) = (clock::now(), Life::new(clock::now()));
-        lock(&self.shared).push(Shared { sender: sender.clone(), streams, most, last_used, life });
+        let (streams, shared) = (streams.clone(), sender.clone());
+        lock(&self.shared).push(Shared { sender: shared, streams, last_used, life });
         Connection::Http2(sender, place)
     }
 
@@ -238,17 +296,13 @@ impl Lane {
         let mut shared = lock(&self.shared);
         // Those that take no more end with their last stream.
         shared.retain(|shared| {
-            let unused = shared.streams.load(Ordering::Relaxed) == 0;
+            let unused = shared.streams.open() == 0;
             let spent =
                 unused && now.saturating_duration_since(shared.last_used) >= room::idle(pool);
             !spent && !shared.sender.is_closed() && !shared.life.is_over(pool, now)
         });
         let most = STREAMS.min(pool.max_concurrent_streams) as usize;
-        let has_room = |shared: &&mut Shared| {
-            let most = most.min(shared.most.load(Ordering::Relaxed));
-            shared.streams.load(Ordering::Relaxed) < most
-        };
-        let free = shared.iter_mut().find(has_room)?;
+        let free = shared.iter_mut().find(|shared| shared.streams.has_room(most))?;
         (free.last_used, free.life) = (now, free.life.used());
         Some(Connection::Http2(free.sender.clone(), Place::new(&free.streams, &self.doors)))
     }
@@ -281,7 +335,7 @@ impl Lane {
             !idle.sender.is_closed() && !quiet(idle.since) && !idle.life.is_over(pool, now)
         });
         lock(&self.shared).retain(|shared| {
-            let unused = shared.streams.load(Ordering::Relaxed) == 0;
+            let unused = shared.streams.open() == 0;
             let spent = unused && (quiet(shared.last_used) || shared.life.is_over(pool, now));
             !spent && !shared.sender.is_closed()
         });
@@ -303,7 +357,9 @@ impl Connection {
                 (answer, Hold::Http1(sender, life, lane.clone(), meter))
             }
             Self::Http2(mut sender, place) => {
-                (sender.try_send_request(request).await, Hold::Http2(place))
+                let answer = sender.try_send_request(request).await;
+                place.0.answered();
+                (answer, Hold::Http2((sender, place)))
             }
         };
         let answer = answer.map_err(Unsent::from)?;
@@ -331,12 +387,12 @@ impl AnswerBody {
     /// The attempt is under way until it ends, and hears of it if it breaks off.
     #[must_use]
     pub fn of(mut self, ticket: Ticket) -> Self {
-        self.ticket = Some(ticket);
+        self.ticket = Some(Box::new(ticket));
         self
     }
 
     /// What is taken as long as something else follows in place of a body.
-    pub fn taken(&mut self) -> (Option<Permit>, Option<Ticket>) {
+    pub fn taken(&mut self) -> (Option<Permit>, Option<Box<Ticket>>) {
         (self.place.take(), self.ticket.take())
     }
 }
@@ -349,15 +405,15 @@ impl From<TrySendError<Request<RequestBody>>> for Unsent {
 }
 
 impl Place {
-    fn new(streams: &Arc<AtomicUsize>, doors: &Arc<Doors>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
+    fn new(streams: &Arc<Streams>, doors: &Arc<Doors>) -> Self {
+        streams.open.fetch_add(1, Ordering::Relaxed);
         Self(streams.clone(), doors.clone())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
         self.1.free();
     }
 }
