@@ -58,10 +58,8 @@ pub struct Exchange {
     pub paths: Normalisation,
     /// How long a body may stop before its request is given up, unless it was answered.
     pub body_idle: Duration,
-    /// Room for mirrors' copies.
-    pub mirrors: Mirrors,
-    /// Room for bodies that may be sent again.
-    pub shelf: Shelf,
+    /// Room for what is copied of requests.
+    pub copies: Copies,
     /// Who owns what outlives a request: upgraded connections.
     pub drain: Drain,
     /// Who owns what nobody waits for.
@@ -70,6 +68,15 @@ pub struct Exchange {
     pub balance: Balance,
     /// Tries beyond what rules say.
     pub retries: Beyond,
+}
+
+/// Room for what is copied of requests.
+#[derive(Clone, Debug, Default)]
+pub struct Copies {
+    /// For mirrors.
+    pub mirrors: Mirrors,
+    /// For other tries.
+    pub shelf: Shelf,
 }
 
 /// What became of it.
@@ -236,7 +243,7 @@ impl Exchange {
     fn mirror(&self, mesh: &Mesh, onward: &Onward<'_>, asked: &mut Asked) {
         for reference in &onward.mirrors {
             let Ok((reach, backend)) = mesh.reach(reference, NOWHERE) else { continue };
-            let Some(room) = self.mirrors.room() else { return };
+            let Some(room) = self.copies.mirrors.room() else { return };
             let balance = (&self.balance, Traffic::Http);
             let wish = Wish::default();
             let picked = mesh.pick(balance, (&reach, &backend), NOWHERE, &wish);

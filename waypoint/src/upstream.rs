@@ -3,6 +3,7 @@
 mod failure;
 mod lane;
 mod room;
+mod streams;
 mod tls;
 
 use std::{

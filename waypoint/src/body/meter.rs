@@ -259,18 +259,20 @@ mod tests {
         assert!(is_about(Some(began.elapsed()), 6 * SHORT));
     }
 
+    /// Takes half a MiB again and again.
+    async fn taken(meter: &Meter) {
+        let part = vec![0; 1 << 19];
+        for _ in 0..8 {
+            sleep(SHORT).await;
+            meter.asked(false);
+            meter.pass(&part);
+        }
+    }
+
     #[tokio::test]
     async fn a_long_body_that_is_taken_is_not_late() {
         let meter = Meter::default();
-        let part = vec![0; 1 << 19];
-        let taken = async {
-            for _ in 0..8 {
-                sleep(SHORT).await;
-                meter.asked(false);
-                meter.pass(&part);
-            }
-        };
-        let (took, ()) = tokio::join!(late(&meter, 4 * SHORT), taken);
+        let (took, ()) = tokio::join!(late(&meter, 4 * SHORT), taken(&meter));
         assert!(is_about(took, 12 * SHORT), "{took:?}");
     }
 }

@@ -146,7 +146,7 @@ impl Tries<'_> {
         record: &mut Record,
     ) -> Result<(Response<AnswerBody>, Option<Expiry>), LocalReply> {
         let (head, body) = request.into_parts();
-        let mut bodies = Bodies::new(body, self.plan.may_repeat(), &exchange.shelf);
+        let mut bodies = Bodies::new(body, self.plan.may_repeat(), &exchange.copies.shelf);
         // There always is a first.
         let mut body = bodies.next().unwrap_or_else(RequestBody::nothing);
         let mut retry = None;

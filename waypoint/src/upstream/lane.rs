@@ -1,12 +1,9 @@
 //! Shell: the HTTP connections to one endpoint, as one backend's.
 //! Never: more idle ones than the named limit.
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -25,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     Opened, failure,
     room::{self, Doors, Life, Open},
+    streams::{Place, Streams},
 };
 use crate::{
     backend::{CallPolicy, ConnectionPool},
@@ -72,9 +70,7 @@ struct Idle {
 #[derive(Clone, Debug)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
-    streams: Arc<AtomicUsize>,
-    /// How many of them the endpoint takes.
-    most: Arc<AtomicUsize>,
+    streams: Arc<Streams>,
     last_used: Instant,
     life: Life,
 }
@@ -95,10 +91,6 @@ pub(super) struct Held {
     open: Arc<Open>,
 }
 
-/// A stream of an HTTP/2 connection, counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>, Arc<Doors>);
-
 /// No response; with the request, if nothing of it was sent.
 #[derive(Debug)]
 pub(super) struct Unsent {
@@ -114,7 +106,7 @@ pub struct AnswerBody {
     hold: Option<Hold>,
     /// What is given back with it: its place among requests, and its attempt.
     place: Option<Permit>,
-    ticket: Option<Ticket>,
+    ticket: Option<Box<Ticket>>,
 }
 
 /// The connection, its place among requests, and its attempt: all that is given back when this is dropped.
@@ -122,13 +114,17 @@ pub struct AnswerBody {
 pub struct Taken {
     _hold: Option<Hold>,
     _place: Option<Permit>,
-    _ticket: Option<Ticket>,
+    _ticket: Option<Box<Ticket>>,
 }
 
 #[derive(Debug)]
 enum Hold {
     Http1(Held, Arc<Lane>, Arc<Meter>),
-    Http2(#[expect(dead_code, reason = "it counts while it is held")] Place),
+    /// hyper takes a connection for over when nobody can send on it, whatever streams it has.
+    Http2(
+        #[expect(dead_code, reason = "they count while they are held")]
+        (http2::SendRequest<RequestBody>, Place),
+    ),
 }
 
 impl Lane {
@@ -232,23 +228,13 @@ impl Lane {
             Version::Http2 => {
                 let begun = self.http2(drain).handshake(io).await;
                 let (sender, connection) = begun.map_err(|e| failure::of_http(&e))?;
-                let (most, doors) =
-                    (Arc::new(AtomicUsize::new(STREAMS as usize)), self.doors.clone());
-                let allowed = most.clone();
+                let (streams, doors) = (Arc::new(Streams::default()), self.doors.clone());
+                let of_it = streams.clone();
                 drain.spawn(async move {
-                    let mut connection = std::pin::pin!(connection);
-                    let carried = poll_fn(|context| {
-                        let polled = connection.as_mut().poll(context);
-                        let now = connection.current_max_send_streams();
-                        if allowed.swap(now, Ordering::Relaxed) < now {
-                            doors.free();
-                        }
-                        polled
-                    });
-                    let _ = carried.await;
+                    of_it.carry(connection, &doors).await;
                     drop((speaking, open));
                 });
-                Ok(self.share(sender, most))
+                Ok(self.share(sender, &streams))
             }
         }
     }
@@ -271,11 +257,11 @@ impl Lane {
         builder
     }
 
-    fn share(&self, sender: http2::SendRequest<RequestBody>, most: Arc<AtomicUsize>) -> Connection {
-        let streams = Arc::new(AtomicUsize::new(0));
-        let place = Place::new(&streams, &self.doors);
+    fn share(&self, sender: http2::SendRequest<RequestBody>, streams: &Arc<Streams>) -> Connection {
+        let place = Place::new(streams, &self.doors);
         let (last_used, life) = (clock::now(), Life::new(clock::now()));
-        lock(&self.shared).push(Shared { sender: sender.clone(), streams, most, last_used, life });
+        let (streams, shared) = (streams.clone(), sender.clone());
+        lock(&self.shared).push(Shared { sender: shared, streams, last_used, life });
         Connection::Http2(sender, place)
     }
 
@@ -283,17 +269,13 @@ impl Lane {
         let mut shared = lock(&self.shared);
         // Those that take no more end with their last stream.
         shared.retain(|shared| {
-            let unused = shared.streams.load(Ordering::Relaxed) == 0;
+            let unused = shared.streams.open() == 0;
             let spent =
                 unused && now.saturating_duration_since(shared.last_used) >= room::idle(pool);
             !spent && !shared.sender.is_closed() && !shared.life.is_over(pool, now)
         });
         let most = STREAMS.min(pool.max_concurrent_streams) as usize;
-        let has_room = |shared: &&mut Shared| {
-            let most = most.min(shared.most.load(Ordering::Relaxed));
-            shared.streams.load(Ordering::Relaxed) < most
-        };
-        let free = shared.iter_mut().find(has_room)?;
+        let free = shared.iter_mut().find(|shared| shared.streams.has_room(most))?;
         (free.last_used, free.life) = (now, free.life.used());
         Some(Connection::Http2(free.sender.clone(), Place::new(&free.streams, &self.doors)))
     }
@@ -326,7 +308,7 @@ impl Lane {
             !idle.sender.is_closed() && !quiet(idle.since) && !idle.life.is_over(pool, now)
         });
         lock(&self.shared).retain(|shared| {
-            let unused = shared.streams.load(Ordering::Relaxed) == 0;
+            let unused = shared.streams.open() == 0;
             let spent = unused && (quiet(shared.last_used) || shared.life.is_over(pool, now));
             !spent && !shared.sender.is_closed()
         });
@@ -348,7 +330,9 @@ impl Connection {
                 (answer, Hold::Http1(held, lane.clone(), meter))
             }
             Self::Http2(mut sender, place) => {
-                (sender.try_send_request(request).await, Hold::Http2(place))
+                let answer = sender.try_send_request(request).await;
+                place.answered();
+                (answer, Hold::Http2((sender, place)))
             }
         };
         let answer = answer.map_err(Unsent::from)?;
@@ -376,7 +360,7 @@ impl AnswerBody {
     /// The attempt is under way until it ends, and hears of it if it breaks off.
     #[must_use]
     pub fn of(mut self, ticket: Ticket) -> Self {
-        self.ticket = Some(ticket);
+        self.ticket = Some(Box::new(ticket));
         self
     }
 
@@ -390,20 +374,6 @@ impl From<TrySendError<Request<RequestBody>>> for Unsent {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         let request = error.take_message().map(Box::new);
         Self { failure: failure::of_http(error.error()), request }
-    }
-}
-
-impl Place {
-    fn new(streams: &Arc<AtomicUsize>, doors: &Arc<Doors>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(streams.clone(), doors.clone())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-        self.1.free();
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     client::slowly,
     hostile::{frame, preface},
     lab::{CART, Lab},
+    pod::until,
     script::Act,
 };
 
@@ -39,12 +40,7 @@ async fn a_client_that_breaks_its_request_off_is_no_failure_of_the_endpoint() {
         let begun = [preface(), frame(1, 0x4, 1, &post()), frame(0, 0, 1, b"half")].concat();
         stream.write_all(&begun).await.expect("said");
         stream.flush().await.expect("said");
-        for _ in 0..500 {
-            if pod.script.hits() > number {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("the application has it", || pod.script.hits() > number).await;
         stream.write_all(&frame(3, 0, 1, &reason.to_be_bytes())).await.expect("said");
         stream.flush().await.expect("said");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -62,12 +58,7 @@ async fn half_a_body_is_none_whatever_its_client_says_when_it_leaves() {
         let begun = [preface(), frame(1, 0x4, 1, &post()), frame(0, 0, 1, b"half")].concat();
         stream.write_all(&begun).await.expect("said");
         stream.flush().await.expect("said");
-        for _ in 0..500 {
-            if pod.script.hits() > number {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("the application has it", || pod.script.hits() > number).await;
         // NO_ERROR.
         stream.write_all(&frame(3, 0, 1, &[0; 4])).await.expect("said");
         stream.flush().await.expect("said");
