@@ -50,8 +50,7 @@ impl Names {
         lab.drain.spawn(async move {
             let mut bytes = [0; 1500];
             while let Ok((length, peer)) = socket.recv_from(&mut bytes).await {
-                let Some(answer) = server.answer(&bytes[..length]) else { continue };
-                let _ = socket.send_to(&answer, peer).await;
+                server.reply(&socket, &bytes[..length], peer).await;
             }
         });
         names
@@ -67,6 +66,12 @@ impl Names {
 
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.0.lock().expect("a book")
+    }
+
+    async fn reply(&self, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
+        if let Some(answer) = self.answer(query) {
+            let _ = socket.send_to(&answer, peer).await;
+        }
     }
 
     /// RFC 1035 §4.
