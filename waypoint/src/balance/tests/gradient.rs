@@ -152,7 +152,7 @@ fn who_has_no_patience_says_nothing_of_the_service() {
         for _ in 0..1_000 {
             now += Duration::from_millis(1);
             // There are as many as there may be.
-            while let Some(permit) = world.gradient.admit(&world.limits, u32::MAX) {
+            while let Some(permit) = world.gradient.admit(&world.limits, MOST) {
                 held.push(permit);
             }
             world.gradient.gave_up(Duration::from_millis(waited), now);
