@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_agent::clock;
 use http::Request;
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty};
 
 use crate::{
     client::{Client, read, slowly},
@@ -71,6 +71,26 @@ async fn a_calls_deadline_may_shorten_the_time_and_not_lengthen_it() {
         assert_eq!((call.status.as_u16(), call.header("grpc-status")), (200, Some("4")));
         assert!((least..most).contains(&took), "{asked}: {took} ms");
     }
+}
+
+#[tokio::test]
+async fn calls_that_stream_outlast_a_timeout_until_their_client_is_done() {
+    let (lab, _pods) = rules::lab("[{timeout: 300ms, route: [{destination: {host: cart}}]}]").await;
+    let mut sender = lab.client().http2((CART, 81)).await;
+    let said = slowly((0..5).map(|_| "more"), Duration::from_millis(200));
+    let call = Request::post("http://cart/shop.Cart/Talk")
+        .header("content-type", "application/grpc")
+        .body(said)
+        .expect("a request");
+    let mut answer = sender.send_request(call).await.expect("an answer").into_body();
+    let (mut heard, mut status) = (0, None);
+    while let Some(frame) = answer.frame().await {
+        match frame.expect("a frame").into_data() {
+            Ok(data) => heard += data.len(),
+            Err(frame) => status = frame.trailers_ref().map(|all| all["grpc-status"].clone()),
+        }
+    }
+    assert_eq!((heard, status.as_ref().map(|s| s.as_bytes())), (20, Some(&b"0"[..])));
 }
 
 #[tokio::test]
