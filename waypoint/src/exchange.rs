@@ -177,6 +177,7 @@ impl Exchange {
         if let Some(delay) = decision.delay {
             record.flags.add(Flag::DelayInjected);
             tokio::time::sleep(delay).await;
+            record.received.begin();
             // The rule stays; who was ready then may be gone.
             now = self.mesh.borrow().clone();
         }

@@ -258,7 +258,8 @@ impl Upstream {
         let opened = opened.unwrap_or(Err(Failure::ConnectTimeout)).inspect_err(failed)?;
         let connected = lane.connect(opened, version, open, &self.drain);
         let connected = timeout(pool.connect_timeout, connected).await;
-        connected.map_err(|_| Failure::ConnectTimeout)?.map(|connection| (connection, false))
+        let connected = connected.unwrap_or(Err(Failure::ConnectTimeout)).inspect_err(failed)?;
+        Ok((connected, false))
     }
 
     async fn tunnel(&self, to: &To, workload: &Workload) -> Result<Tunnel, Failure> {

@@ -60,6 +60,11 @@ impl Meter {
         Self { messages: grpc.then(Mutex::default), ..Self::default() }
     }
 
+    /// The time begins anew: what was before was the waypoint's own doing.
+    pub fn begin(&self) {
+        *self.course() = Course::default();
+    }
+
     /// Bytes that have passed.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)

@@ -83,7 +83,7 @@ impl Tie {
                 pending::<()>().await;
             }
         };
-        (Self { ended, left }, Deadline::new(Box::pin(broken)))
+        (Self { ended, left }, Deadline::silent(Box::pin(broken)))
     }
 
     /// Waits until the stream is no longer sent: its end was said, or the client has reset it.

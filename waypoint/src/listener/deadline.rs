@@ -16,7 +16,11 @@ pub type Expiry = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// When a response must be over. Its clones share it: one is among the extensions of the response, for
 /// who sends it, another with the body.
 #[derive(Clone)]
-pub struct Deadline(Arc<Mutex<Time>>);
+pub struct Deadline {
+    time: Arc<Mutex<Time>>,
+    /// The body says itself that it was cut.
+    speaks: bool,
+}
 
 enum Time {
     Runs(Expiry),
@@ -27,9 +31,15 @@ enum Time {
 }
 
 impl Deadline {
-    /// Over when `expiry` is.
+    /// Over when `expiry` is. The body fails from then on: asked once more, it has its stream reset, which
+    /// HTTP/2 would put off for as long as somebody else holds a part of it.
     pub fn new(expiry: Expiry) -> Self {
-        Self(Arc::new(Mutex::new(Time::Runs(expiry))))
+        Self { speaks: true, ..Self::silent(expiry) }
+    }
+
+    /// The same of what would say an end that is none, and is asked no more.
+    pub fn silent(expiry: Expiry) -> Self {
+        Self { time: Arc::new(Mutex::new(Time::Runs(expiry))), speaks: false }
     }
 
     /// Ready from when it is over.
@@ -55,7 +65,7 @@ impl Deadline {
     }
 
     fn lock(&self) -> MutexGuard<'_, Time> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,14 +90,18 @@ pub(super) async fn in_time<T>(
         let mut sending = pin!(sending);
         poll_fn(|context| {
             // Before it can say an end that is none.
-            if is_over(context) {
-                return Poll::Ready(None);
+            if !is_over(context)
+                && let Poll::Ready(done) = sending.as_mut().poll(context)
+            {
+                return Poll::Ready(Some(done));
             }
-            match sending.as_mut().poll(context) {
-                Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending if is_over(context) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
+            if !is_over(context) {
+                return Poll::Pending;
             }
+            if speaks() {
+                let _cut = sending.as_mut().poll(context);
+            }
+            Poll::Ready(None)
         })
         .await
     };
@@ -100,6 +114,11 @@ fn is_over(context: &mut Context<'_>) -> bool {
         let current = current.borrow();
         current.as_ref().is_some_and(|deadline| deadline.poll_over(context).is_ready())
     })
+}
+
+/// Whether what the task sends says itself that it was cut.
+fn speaks() -> bool {
+    CURRENT.with(|current| current.borrow().as_ref().is_some_and(|deadline| deadline.speaks))
 }
 
 /// That of the response which the task sends.

@@ -187,8 +187,9 @@ async fn headers_change_at_the_rule_and_then_at_the_destination() {
 
 #[tokio::test]
 async fn faults_delay_and_abort() {
-    let (lab, pods) = lab("[{match: [{uri: {prefix: /slow}}], fault: {delay: {fixedDelay: 5s, percentage: {value: 100}}}, route: [{destination: {host: cart}}]}, {match: [{uri: {prefix: /broken}}], fault: {abort: {httpStatus: 555, percentage: {value: 100}}}, route: [{destination: {host: cart}}]}, {match: [{uri: {prefix: /call}}], fault: {abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}}, route: [{destination: {host: cart}}]}, {fault: {delay: {fixedDelay: 5s}, abort: {httpStatus: 500, percentage: {value: 0}}}, route: [{destination: {host: cart}}]}]").await;
+    let (lab, pods) = lab("[{match: [{uri: {prefix: /slow}}], fault: {delay: {fixedDelay: 5s, percentage: {value: 100}}}, timeout: 2s, route: [{destination: {host: cart}}]}, {match: [{uri: {prefix: /broken}}], fault: {abort: {httpStatus: 555, percentage: {value: 100}}}, route: [{destination: {host: cart}}]}, {match: [{uri: {prefix: /call}}], fault: {abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}}, route: [{destination: {host: cart}}]}, {fault: {delay: {fixedDelay: 5s}, abort: {httpStatus: 500, percentage: {value: 0}}}, route: [{destination: {host: cart}}]}]").await;
     let began = clock::now();
+    // The delay is none of the time that the rule gives.
     assert_eq!(get(&lab, "/slow", &[]).await.status, 200);
     let took = began.elapsed().as_millis();
     assert!((5000..6000).contains(&took), "{took} ms");
